@@ -1,0 +1,293 @@
+"""Chapter 1. From text to numbers: byte-level byte-pair encoding (BPE), by hand.
+
+A language model reads integers. BPE starts from the 256 possible bytes, so that no text is
+ever unknown, and then joins, again and again, the two neighbours that stand together most
+often. What is frequent ends up as one token (" the"), what is rare stays in pieces.
+
+    python tokenizer.py                                        a lesson (a second)
+    python tokenizer.py train stories.txt --vocab_size 4096 --out tok.json
+    python tokenizer.py show tok.json "Once upon a time"       ids and pieces
+
+Sources: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare Words with
+Subword Units"; on bytes: Radford et al. (2019), GPT-2.
+"""
+
+import argparse, heapq, json, os, re, sys
+from collections import Counter, defaultdict
+from itertools import chain
+from pathlib import Path
+
+END_OF_TEXT = "<|endoftext|>"  # how a text file separates its documents
+END_ID = 256  # KEEP: after the 256 bytes; no merge contains it, so no text can produce it
+FIRST_MERGE_ID = 257
+
+# EXERCISE 1: the chunk pattern. Merges never cross the border of a chunk: an English ending
+# ('s), or letters, digits or signs with at most one space before them, or a run of spaces that
+# leaves the last one to the word after it. `re` has no \p{L}, so a letter is a word character
+# that is neither digit nor underscore; between them the alternatives take every character.
+# At most 64 in a chunk: a million letters without a space cost a million steps, not its square.
+CHUNK = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}|\s{1,64}(?!\S)|\s{1,64}"
+)
+
+class InputError(ValueError):
+    """The user's text, file or setting is wrong. The message says what, where, and what to do."""
+
+# ---------------------------------------------------------------- the twenty obvious lines
+
+def merge(ids, pair, new_id):
+    """Replace every `pair` in `ids` by `new_id`: merge([1, 2, 3, 1, 2], (1, 2), 9) = [9, 3, 9]."""
+    out, i = [], 0
+    while i < len(ids):
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
+            out.append(new_id)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+def slow_bpe(documents, vocab_size):
+    """Learn the merges in the most obvious way: count all pairs anew for every merge.
+
+    documents: list of str. Returns the list of merged pairs (left id, right id); the i-th of
+    them becomes the token FIRST_MERGE_ID + i. `fast_bpe` must return the same.
+    """
+    chunks = [list(chunk.encode("utf-8")) for doc in documents for chunk in CHUNK.findall(doc)]
+    merges = []
+    while FIRST_MERGE_ID + len(merges) < vocab_size:
+        counts = Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
+        # The most frequent pair; of several, the one with the smaller ids. Without the second
+        # rule the order of the documents would decide.
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
+            break  # nothing stands together twice: another merge would learn nothing
+        chunks = [merge(ids, best, FIRST_MERGE_ID + len(merges)) for ids in chunks]
+        merges.append(best)
+    return merges
+
+# ---------------------------------------------------------------- the same, fast
+
+def fast_bpe(documents, vocab_size):
+    """The same merges as `slow_bpe`, some thousand times faster, by three ideas:
+
+    1. a text has few *different* chunks: keep each once, with the number of times it occurs;
+    2. a merge changes only the chunks that hold the pair: recount those, not the text;
+    3. the best pair comes from a heap. Counts change all the time, so an entry may be stale:
+       it is checked when it comes out, and put back with its true count ("lazy" heap).
+    """
+    frequency = Counter(chain.from_iterable(map(CHUNK.findall, documents)))
+    chunks = [(list(chunk.encode("utf-8")), n) for chunk, n in frequency.items()]
+    counts, places = Counter(), defaultdict(set)  # pair -> count; pair -> chunks that may hold it
+    for index, (ids, n) in enumerate(chunks):
+        for pair in zip(ids, ids[1:]):
+            counts[pair] += n
+            places[pair].add(index)
+    heap = [(-n, pair) for pair, n in counts.items()]  # its order is the rule for ties
+    heapq.heapify(heap)
+    merges = []
+    while heap and FIRST_MERGE_ID + len(merges) < vocab_size:
+        negative_count, best = heapq.heappop(heap)
+        if counts[best] != -negative_count:
+            if counts[best] < -negative_count:  # it fell; one that rose was pushed when it rose
+                heapq.heappush(heap, (-counts[best], best))
+            continue
+        if counts[best] < 2:
+            break
+        new_id = FIRST_MERGE_ID + len(merges)
+        merges.append(best)
+        risen = set()  # only a pair with the new token can have become more frequent
+        for index in places.pop(best):
+            ids, n = chunks[index]
+            merged = merge(ids, best, new_id)
+            for pair in zip(ids, ids[1:]):
+                counts[pair] -= n
+            for pair in zip(merged, merged[1:]):
+                counts[pair] += n
+                if new_id in pair:
+                    places[pair].add(index)
+                    risen.add(pair)
+            chunks[index] = (merged, n)
+        for pair in risen:
+            heapq.heappush(heap, (-counts[pair], pair))
+    return merges
+
+# ---------------------------------------------------------------- encoding and decoding
+
+class BPETokenizer:
+    """Text to ids and back. `merges` is the list of pairs that `slow_bpe` returns."""
+
+    def __init__(self, merges):
+        self.merges = [tuple(pair) for pair in merges]
+        self.new_id = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(self.merges)}
+        # The bytes of every token, built in the order in which they were learned.
+        self.pieces = [bytes([i]) for i in range(256)] + [END_OF_TEXT.encode("utf-8")]
+        for left, right in self.merges:
+            self.pieces.append(self.pieces[left] + self.pieces[right])
+        self.vocab_size = len(self.pieces)
+        self.cache = {}  # chunk -> its ids: a text repeats its words
+
+    @classmethod
+    def train(cls, documents, vocab_size):
+        """Learn from a list of str. Fewer than `vocab_size` tokens if no pair occurs twice."""
+        if vocab_size < FIRST_MERGE_ID:
+            raise InputError(f"vocab_size is {vocab_size}; make it {FIRST_MERGE_ID} or more")
+        for number, document in enumerate(documents, 1):
+            check_encodable(document, f"document {number}")
+        return cls(fast_bpe(documents, vocab_size))
+
+    def encode(self, text):
+        """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
+        check_encodable(text, "the text")
+        chunks = CHUNK.findall(text)
+        for chunk in set(chunks).difference(self.cache):
+            self.cache[chunk] = self._encode_chunk(chunk)
+        return list(chain.from_iterable(map(self.cache.__getitem__, chunks)))
+
+    def _encode_chunk(self, chunk):
+        """Apply the merges in the order in which they were learned: the lowest new id first."""
+        ids = list(chunk.encode("utf-8"))
+        while len(ids) > 1:
+            pair = min(zip(ids, ids[1:]), key=lambda pair: self.new_id.get(pair, self.vocab_size))
+            if pair not in self.new_id:
+                break
+            ids = merge(ids, pair, self.new_id[pair])
+        return ids
+
+    def encode_documents(self, documents):
+        """All documents in one list of ids, with the end-of-text token after each of them."""
+        return list(chain.from_iterable([*self.encode(doc), END_ID] for doc in documents))
+
+    def decode(self, ids):
+        """The text of `ids`. Any valid ids will do: bytes that are not UTF-8 become U+FFFD."""
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise InputError(f"there is no token {i}: ids go from 0 to {self.vocab_size - 1}")
+        return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")
+
+    def show(self, token_id):
+        """A token for human eyes: what is not UTF-8 appears as \\x.."""
+        return self.pieces[token_id].decode("utf-8", errors="backslashreplace")
+
+    def save(self, path):
+        """Write a JSON file with one line a token: its id, its two parts, and what they spell."""
+        rows = [json.dumps([i, left, right, f"{self.show(left)} + {self.show(right)}"])
+                for i, (left, right) in enumerate(self.merges, FIRST_MERGE_ID)]
+        head = {"about": "byte-level BPE; ids 0 to 255 are the bytes, 256 is the end of text",
+                "row": "[id, left id, right id, how it was built]", "chunk": CHUNK.pattern}
+        write_whole(path, json.dumps(head, indent=1)[:-2] + ',\n "merges": [\n  '
+                    + ",\n  ".join(rows) + "\n ]\n}\n")
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote. Raises InputError if it is anything else."""
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            merges = [(left, right) for _, left, right, _ in saved["merges"]]
+            whole = len(set(merges)) == len(merges) and all(
+                type(i) is int and 0 <= i < FIRST_MERGE_ID + n and i != END_ID
+                for n, pair in enumerate(merges) for i in pair)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path} is not a tokenizer that this program saved; train it again")
+        if saved.get("chunk") != CHUNK.pattern:
+            raise InputError(f"{path} was made with another chunk pattern than the one that "
+                             "tokenizer.py has now; train it again")
+        return cls(merges)
+
+# ---------------------------------------------------------------- files
+
+def check_encodable(text, name):
+    """Raise InputError at the first lone surrogate, the one thing that UTF-8 cannot hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} holds a lone surrogate (U+{ord(text[error.start]):04X}) at "
+                         f"character {error.start}, which UTF-8 cannot hold; remove it") from None
+
+def read_documents(path, limit=None):
+    """The documents of a UTF-8 text file, separated by lines that hold only <|endoftext|>.
+
+    Reads no further than `limit` documents: the file may be larger than the memory.
+    Raises InputError if the file is missing, empty or not UTF-8.
+    """
+    documents, lines = [], []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line in chain(file, [END_OF_TEXT]):
+                if line.strip() != END_OF_TEXT:
+                    lines.append(line)
+                    continue
+                document, lines = "".join(lines).strip(), []
+                documents += [document] if document else []
+                if len(documents) == limit:
+                    break
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} after document "
+                         f"{len(documents)}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the text file {path}: "
+                         f"{getattr(error, 'strerror', None) or error}") from None
+    if not documents:
+        raise InputError(f"{path} holds no text; give a file with at least one story")
+    return documents
+
+def write_whole(path, content):
+    """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile.
+
+    The content goes to the disk under a temporary name; renaming is one indivisible step.
+    """
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+# ---------------------------------------------------------------- the command line
+
+def lesson():
+    """Show what BPE learns first, and what it makes of a text unlike the one it learned from."""
+    from data.stories import first_stories
+
+    documents = first_stories("train", 200)
+    tokenizer = BPETokenizer.train(documents, 1024)
+    print("The first 16 merges learned from 200 stories, left|right:")
+    print("  ".join(f"[{tokenizer.show(a)}|{tokenizer.show(b)}]" for a, b in tokenizer.merges[:16]))
+    for text in (documents[0].split("\n")[0], "Zyzzyva quixotically jinxed 1729 gnus \u2603."):
+        pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
+        print(f"\n{len(text.encode('utf-8')) / len(pieces):.1f} bytes a token:\n" + "|".join(pieces))
+    print("\nWhy is the second text so much longer in tokens? And what is its snowman made of?")
+
+def main():
+    parser = argparse.ArgumentParser(description="byte-level BPE; without a command, a lesson")
+    commands = parser.add_subparsers(dest="command")
+    train = commands.add_parser("train", help="learn a vocabulary from a text file")
+    train.add_argument("textfile", help="documents separated by lines of " + END_OF_TEXT)
+    train.add_argument("--vocab_size", type=int, default=4096, help="tokens in all (default 4096)")
+    train.add_argument("--out", required=True, help="where to save the tokenizer")
+    show = commands.add_parser("show", help="show the ids and pieces of a text")
+    show.add_argument("tokenizer", help="a file that `train` saved")
+    show.add_argument("text")
+    args = parser.parse_args()
+    try:
+        if args.command == "train":
+            tokenizer = BPETokenizer.train(read_documents(args.textfile), args.vocab_size)
+            tokenizer.save(args.out)
+            print(f"{tokenizer.vocab_size} tokens saved in {args.out}")
+        elif args.command == "show":
+            tokenizer = BPETokenizer.load(args.tokenizer)
+            for i in tokenizer.encode(args.text):
+                print(f"{i:6d}  {json.dumps(tokenizer.show(i), ensure_ascii=False)}")
+        else:
+            lesson()
+    except (InputError, OSError) as error:
+        parser.error(str(error))
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
+    main()

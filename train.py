@@ -1,0 +1,448 @@
+"""Chapter 3. Training: one seed, one plain loop, measured at fixed token counts.
+
+A study trains the same model several times. This file holds all that one of these times needs:
+the settings, the text, the loop, the measurement, and how a run survives an interruption.
+run_all.py calls `train_seed` once for every seed, each in a process of its own.
+
+    python train.py --preset smoke --seed 101 --out runs/try     one seed (some seconds)
+    python train.py --help                                       every setting
+
+StudyConfig and PRESETS say what a study is, `train_seed` is the loop, what stands between them
+are its parts. Order, learning rate and measurement are those of the published study (arXiv
+2606.13370 and its author's repository) unless a setting says else.
+"""
+
+import argparse, csv, hashlib, io, json, math, platform, shutil, sys, time, tokenize
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from model import Llama, ModelConfig
+from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_whole
+
+# ---------------------------------------------------------------- what a study is
+
+def setting(default, unit, low, high, what):
+    """A field of StudyConfig. What stands in its line is what --help says and what is checked."""
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"unit": unit, "low": low, "high": high, "what": what})
+
+@dataclass
+class StudyConfig:
+    """Every setting of a study. The defaults are those of the preset `classroom`."""
+
+    preset: str = "classroom"
+    # text:         setting(default, unit, lowest, highest or the choices, what it is)
+    corpus: str = setting("embedded", "", None, ["embedded", "tinystories"], "where text is from")
+    train_file: list = setting([], "file", None, None, "training text in place of the corpus")
+    valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
+    train_stories: int = setting(100, "stories", 1, 10**7, "training text, from its start")
+    valid_stories: int = setting(200, "stories", 1, 10**7, "validation text, from its start")
+    tokenizer_stories: int = setting(100, "stories", 1, 10**7, "what the tokenizer learns from")
+    vocab_size: int = setting(1024, "tokens", 257, 10**6, "vocabulary")
+    # model
+    block_size: int = setting(64, "tokens", 2, 8192, "length of a window")
+    n_layer: int = setting(2, "layers", 1, 100, "depth")
+    n_head: int = setting(4, "heads", 1, 256, "attention heads; n_embd / n_head must be even")
+    n_embd: int = setting(128, "numbers", 2, 8192, "width: numbers that stand for a token")
+    # training
+    seeds: list = setting([101, 202, 303, 404, 505, 606], "", 0, 2**32 - 1, "one run for each")
+    seed_decides: str = setting("weights", "", None, ["weights", "weights+order"],
+                                "the initial weights only, or the order of the windows too")
+    total_tokens: int = setting(409_600, "tokens", 1, 10**12, "budget, used in whole intervals")
+    windows_per_step: int = setting(16, "windows", 1, 4096, "windows in one optimizer step")
+    peak_lr: float = setting(3e-3, "", 0, 1, "learning rate at the end of the warm-up")
+    final_lr: float = setting(3e-4, "", 0, 1, "learning rate at the end of the decay")
+    warmup_tokens: int = setting(20_480, "tokens", 0, 10**12, "the rate rises from 0 until here")
+    decay_tokens: int = setting(409_600, "tokens", 1, 10**12, "the rate falls until here")
+    beta1: float = setting(0.9, "", 0, 0.9999, "AdamW's memory of the gradient")
+    beta2: float = setting(0.95, "", 0, 0.9999, "AdamW's memory of its square")
+    weight_decay: float = setting(0.1, "", 0, 10, "AdamW's pull of all parameters towards 0")
+    grad_clip: float = setting(1.0, "", 1e-6, 1e6, "longest gradient that a step may follow")
+    device: str = setting("cpu", "", None, ["cpu", "cuda", "mps"], "where the tensors live")
+    # measurement
+    interval_tokens: int = setting(20_480, "tokens", 1, 10**12, "training between measurements")
+    valid_start: int = setting(0, "tokens", 0, 10**9, "where the validation windows begin")
+    valid_windows: int = setting(128, "windows", 2, 10**6, "validation windows, side by side")
+    published_windows: int = setting(0, "windows", 0, 10**6, "of these, the published study's")
+    # analysis
+    volatility_window: int = setting(5, "intervals", 2, 1000, "changes behind a rolling measure")
+    spike_factor: float = setting(2.0, "sd", 0, 100, "a spike exceeds the mean change by this")
+    spike_floor: float = setting(0.01, "nats", 0, 100, "and is larger than this")
+    stable_quantile: float = setting(0.25, "share", 0, 1, "volatilities below it are low")
+    stable_backslides: int = setting(1, "backslides", 0, 1000, "at most, in a stable window")
+
+    def __post_init__(self):
+        for f in fields(self)[1:]:
+            low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
+            if isinstance(high, list) and value not in high:
+                raise InputError(f"{f.name} is {value!r}; it must be {' or '.join(high)}")
+            for v in (value if isinstance(value, list) else [value]) if low is not None else []:
+                if not low <= v <= high:  # a nan fails here too
+                    raise InputError(f"{f.name} is {v}; it must lie between {low} and {high}")
+        step = self.windows_per_step * self.block_size
+        for right, otherwise in (
+            (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
+            (bool(self.train_file) == bool(self.valid_file), "--train_file and --valid_file go "
+             "together; give both or neither"),
+            (step <= self.interval_tokens <= self.total_tokens, f"interval_tokens must lie "
+             f"between one step ({step}) and total_tokens ({self.total_tokens})"),
+            (self.n_embd % (2 * self.n_head) == 0, f"n_embd must be a multiple of "
+             f"{2 * self.n_head} for {self.n_head} heads of an even size"),
+            (self.device == "cpu" or getattr(torch, self.device).is_available(),
+             f"torch finds no {self.device} on this machine; leave out --device"),
+        ):
+            if not right:
+                raise InputError(otherwise)
+
+    @property
+    def model(self):
+        return ModelConfig(self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
+
+    @property
+    def measured_steps(self):
+        """The steps after which to measure: the first ones at or past each whole interval."""
+        return [math.ceil(i * self.interval_tokens / (self.windows_per_step * self.block_size))
+                for i in range(self.total_tokens // self.interval_tokens + 1)]
+
+# Each preset says where it differs from the defaults above.
+PRESETS = {
+    # Sizes tuned for two minutes on two cores; so little text and so high a learning rate that
+    # the loss turns within the budget, as it does in the published study.
+    "classroom": {},
+    # The control: the same, but no story is ever seen twice.
+    "fresh": {"train_stories": 4000},
+    # The published study. Its 16 validation windows are the first of our 1,024.
+    "paper": dict(
+        corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
+        vocab_size=4096, block_size=128, n_layer=4, n_embd=256, total_tokens=20_000_000,
+        peak_lr=4e-4, final_lr=4e-5, warmup_tokens=1_000_000, decay_tokens=20_000_000,
+        interval_tokens=1_000_000, valid_start=9001, valid_windows=1024, published_windows=16),
+    # All that a study has, in seconds, for tests.
+    "smoke": dict(
+        train_stories=12, valid_stories=12, tokenizer_stories=12, vocab_size=300, block_size=16,
+        n_layer=1, n_head=2, n_embd=16, seeds=[101, 202, 303], total_tokens=2560,
+        windows_per_step=4, warmup_tokens=256, decay_tokens=2560, interval_tokens=256,
+        valid_windows=8),
+}
+
+def add_settings(parser):
+    """Make every field of StudyConfig a command-line option."""
+    parser.add_argument("--preset", default="classroom", choices=list(PRESETS),
+                        help="the settings of a whole study (default classroom)")
+    for f in fields(StudyConfig)[1:]:
+        default = f.default if f.default is not MISSING else f.default_factory()
+        low, high, unit = f.metadata["low"], f.metadata["high"], f.metadata["unit"]
+        values = " or ".join(high) if isinstance(high, list) else f"{low:g} to {high:g} {unit}" \
+            if high else unit
+        many = {"nargs": "+", "action": "extend"} if f.type is list else {}
+        kind = (type(default[0]) if default else str) if many else f.type
+        parser.add_argument(f"--{f.name}", type=kind, metavar="X", **many,
+                            help=f"{f.metadata['what']} ({values.strip()}; default {default})")
+
+def config_from(args):
+    """The StudyConfig of parsed options: the preset, and over it what was given."""
+    given = {f.name: getattr(args, f.name) for f in fields(StudyConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return StudyConfig(**{**PRESETS[args.preset], **given})
+
+# ---------------------------------------------------------------- the text
+
+@dataclass
+class Text:
+    """What a worker needs of the text."""
+
+    train: np.ndarray  # (n_train_tokens) ids
+    valid: np.ndarray  # (n_valid_tokens) ids
+    token_bytes: np.ndarray  # (vocab_size) bytes of each token; the end of text has none
+
+def read_documents_of(config):
+    """(training documents, validation documents, facts), as many as the settings ask for."""
+    n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
+    if config.train_file:
+        return ([d for path in config.train_file for d in read_documents(path, n_train)][:n_train],
+                [d for path in config.valid_file for d in read_documents(path, n_valid)][:n_valid],
+                {"corpus": ", ".join(config.train_file)})
+    if config.corpus == "embedded":
+        from data.stories import first_stories
+        return first_stories("train", n_train), first_stories("valid", n_valid), {
+            "corpus": "embedded stories"}
+    from data.download import load
+    documents, files = load(config.corpus)
+    return documents["train"][:n_train], documents["valid"][:n_valid], {
+        "corpus": config.corpus, "files": files}
+
+def prepare_text(config):
+    """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
+    train, valid, facts = read_documents_of(config)
+    tokenizer = BPETokenizer.train(train[: config.tokenizer_stories], config.vocab_size)
+    train = train[: config.train_stories]
+    text = Text(*(np.array(tokenizer.encode_documents(d)) for d in (train, valid)),
+                np.array([len(piece) for piece in tokenizer.pieces]))
+    text.token_bytes[END_ID] = 0
+    need = {"train": config.block_size + 2,
+            "valid": config.valid_start + config.valid_windows * config.block_size + 1}
+    for name, documents in (("train", train), ("valid", valid)):
+        tokens, joined = len(getattr(text, name)), "\n\n".join(documents).encode("utf-8")
+        if tokens < need[name]:
+            raise InputError(f"the {name} text has {tokens} tokens and these settings need "
+                             f"{need[name]}; give more, or lower block_size or valid_windows")
+        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": tokens,
+                  f"{name}_bytes": len(joined),
+                  f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
+    return text, tokenizer, facts
+
+# ---------------------------------------------------------------- the two schedules
+
+def learning_rate(tokens_seen, config):
+    """The rate of a step, from the tokens seen before it: linear from 0 to peak_lr over
+    warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant."""
+    # EXERCISE 5: a rate that stays constant, or warms up and stops.
+    if tokens_seen < config.warmup_tokens:
+        return config.peak_lr * tokens_seen / config.warmup_tokens
+    decay = max(1, config.decay_tokens - config.warmup_tokens)
+    progress = min(1.0, (tokens_seen - config.warmup_tokens) / decay)
+    half_cosine = (1 + math.cos(math.pi * progress)) / 2  # from 1 to 0
+    return config.final_lr + (config.peak_lr - config.final_lr) * half_cosine
+
+def window_starts(step, config, n_tokens, seed):
+    """Where in the training text the windows of a step begin: array of windows_per_step ints.
+
+    As published: one after another from the start of the text, wrapping around, the same for
+    every seed. With seed_decides = "weights+order": the same starts, those of each epoch in an
+    order that the seed draws afresh. A pure function: there is no position to save or to lose.
+    """
+    # EXERCISE 6: another order. Which part of the volatility goes away?
+    T, span = config.block_size, n_tokens - config.block_size - 1
+    windows = step * config.windows_per_step + np.arange(config.windows_per_step)
+    if config.seed_decides == "weights+order":
+        epochs = windows * T // span
+        for epoch in np.unique(epochs):
+            first, end = -(-epoch * span // T), -(-(epoch + 1) * span // T)  # rounded up
+            order = np.random.default_rng([seed, epoch]).permutation(end - first)
+            windows[epochs == epoch] = first + order[windows[epochs == epoch] - first]
+    return windows * T % span
+
+# ---------------------------------------------------------------- one measurement
+
+def windows_at(ids, starts, config):
+    """Inputs and targets, (B, T) each: the target of a token is the token after it."""
+    windows = ids[np.add.outer(starts, np.arange(config.block_size + 1))]  # (B, T + 1)
+    windows = torch.from_numpy(windows).to(config.device)
+    return windows[:, :-1], windows[:, 1:]
+
+@torch.no_grad()
+def evaluate(model, ids, config):
+    """The loss of each validation window, in nats a token: float64 array (valid_windows).
+
+    KEEP: the same windows every time, and no chance in it. An evaluation that draws from the
+    training's random generator changes the training that it is meant to observe.
+    """
+    starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
+    losses = []
+    for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_per_step)):
+        x, y = windows_at(ids, batch, config)
+        logits, _ = model(x)
+        losses.append(F.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(1))
+    return torch.cat(losses).double().cpu().numpy()
+
+def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
+    """One row of metrics.csv. losses, before: of the windows, now and an interval ago (or None);
+    train_losses, norms: of the steps between; undefined numbers are ""."""
+    n, tokens_per_step = len(losses), config.windows_per_step * config.block_size
+    targets = text.valid[config.valid_start + 1 :][: n * config.block_size]
+    standard_error = lambda x: float(x.std(ddof=1) / math.sqrt(n))
+    return {
+        "seed": seed, "interval": config.measured_steps.index(step), "step": step,
+        "tokens_seen": step * tokens_per_step,
+        "epochs": step * tokens_per_step / (len(text.train) - config.block_size - 1),
+        "train_loss": float(np.mean(train_losses)) if step else "",
+        "val_loss": float(losses.mean()), "val_loss_se": standard_error(losses),
+        # Paired: what makes a window hard is in both losses and cancels in the difference.
+        "val_change_se": standard_error(losses - before) if step else "",
+        "val_loss_published": float(losses[: config.published_windows].mean())
+        if config.published_windows else "",
+        "val_ppl": float(np.exp(losses.mean())),
+        # Comparable between vocabularies, as the loss of a token is not.
+        "bits_per_byte": float(losses.mean() * n * config.block_size / math.log(2)
+                               / text.token_bytes[targets].sum()),
+        "learning_rate": learning_rate(step * tokens_per_step, config),
+        "grad_norm": float(np.mean(norms)) if step else "",
+        "device": config.device, "precision": "float32",
+        "tokens_per_second": len(norms) * tokens_per_step / seconds if step else "",
+        "elapsed_seconds": elapsed,
+    }
+
+# ---------------------------------------------------------------- the loop
+
+def train_seed(config, seed, text, out, report=lambda *news: None):
+    """Train one seed from where it stands to the end; its files go to out/seed_N. Returns its rows.
+
+    report(seed, tokens_seen, row) is called after every step, with a row after a measurement.
+    Raises FloatingPointError, naming the step, when the loss is no longer finite.
+    """
+    torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
+    torch.manual_seed(seed)  # KEEP: all that the seed decides, unless it draws the order as well
+    model = Llama(config.model).to(config.device)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2),
+                                  weight_decay=config.weight_decay, fused=True)
+    folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
+    saved = read_checkpoint(folder / "last.pt")
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, rows, windows = saved["step"], saved["rows"], list(saved["windows"].numpy())
+        write_tables(folder, rows, windows)
+    tokens_per_step = config.windows_per_step * config.block_size
+
+    for measured_step in config.measured_steps[len(rows) :]:
+        train_losses, norms, started = [], [], time.perf_counter()
+        while step < measured_step:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step * tokens_per_step, config)
+            starts = window_starts(step, config, len(text.train), seed)
+            x, y = windows_at(text.train, starts, config)
+            _, loss = model(x, y)
+            optimizer.zero_grad()
+            loss.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item())
+            optimizer.step()
+            train_losses.append(loss.item())
+            step += 1
+            if not math.isfinite(train_losses[-1]):
+                raise FloatingPointError(f"the loss became {train_losses[-1]} at step {step}")
+            report(seed, step * tokens_per_step, None)
+        seconds = time.perf_counter() - started
+        windows.append(evaluate(model, text.valid, config))
+        elapsed = time.perf_counter() - started + (rows[-1]["elapsed_seconds"] if rows else 0)
+        rows.append(measure(config, seed, step, text, windows[-1], windows[-2] if rows else None,
+                            train_losses, norms, seconds, elapsed))
+        if not math.isfinite(rows[-1]["val_loss"]):
+            raise FloatingPointError(f"the validation loss is {rows[-1]['val_loss']} at step {step}")
+        save_checkpoint(folder, model, optimizer, step, rows, windows)
+        report(seed, step * tokens_per_step, rows[-1])
+    return rows
+
+# ---------------------------------------------------------------- what survives
+
+def save_checkpoint(folder, model, optimizer, step, rows, windows):
+    """Everything that continuing needs in one file, last.pt; the seed's tables follow from it.
+
+    best.pt, with the same content, comes first: should the power fail between the two, the
+    interval is computed again, bit for bit, and best.pt is written again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+                "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, content)
+    if rows[-1]["val_loss"] == min(row["val_loss"] for row in rows):
+        write_whole(folder / "best.pt", content.getvalue())
+    write_whole(folder / "last.pt", content.getvalue())
+    write_tables(folder, rows, windows)
+
+def read_checkpoint(path):
+    """What `save_checkpoint` wrote, or None; a damaged file is named, and counts as none."""
+    try:
+        # weights_only: tensors, numbers and text, but no code of a stranger.
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["step"] == saved["rows"][-1]["step"] and len(saved["windows"]) == len(saved["rows"]):
+            return saved
+    except FileNotFoundError:
+        return None
+    except Exception:  # however a file may be damaged, the answer is the same
+        pass
+    print(f"{path} is damaged and not used", file=sys.stderr)
+    return None
+
+def write_tables(folder, rows, windows):
+    """metrics.csv and val_windows.npy (intervals x windows) of one seed."""
+    content = io.BytesIO()
+    np.save(content, np.stack(windows))
+    write_whole(folder / "val_windows.npy", content.getvalue())
+    write_rows(folder / "metrics.csv", rows)
+
+def write_rows(path, rows):
+    """A csv file of rows, dicts with the same keys; floats with every digit they have."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
+
+# ---------------------------------------------------------------- which run this is
+
+def code_sha256(path):
+    """sha256 of a source file without its comments, blank lines and line ends."""
+    source = path.read_text(encoding="utf-8")
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    code = "\n".join(line.rstrip() for line in lines if line.strip())
+    return hashlib.sha256(code.encode("utf-8")).hexdigest()
+
+def open_run(config, out, restart=False):
+    """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
+
+    A folder made by other settings, text or code is never mixed with this run: InputError says
+    what differs. With `restart`, what such a folder holds of a run is removed first.
+    """
+    text, tokenizer, facts = prepare_text(config)
+    identity = {**asdict(config), **facts, "torch": torch.__version__, "numpy": np.__version__}
+    for name in ("model.py", "tokenizer.py", "train.py"):
+        identity[name] = code_sha256(Path(__file__).resolve().with_name(name))
+    path = out / "config.json"
+    if restart and path.exists():
+        for folder in [*out.glob("seed_*"), *out.glob("figures")]:
+            shutil.rmtree(folder)
+        for file in [*out.glob("*.csv"), *out.glob("*.json"), *out.glob("report.html")]:
+            file.unlink()
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
+                         for name, new in identity.items() if old.get(name) != new]
+        except (ValueError, AttributeError):
+            different = ["its config.json, which is damaged"]
+        if different:
+            raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
+                             "another folder with --out, or delete the old run with --restart")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a run of this program; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    identity |= {"threads": 1, "python": platform.python_version(), "machine": platform.platform()}
+    tokenizer.save(out / "tokenizer.json")
+    write_whole(path, json.dumps(identity, indent=1) + "\n")
+    return text, tokenizer, identity
+
+# ---------------------------------------------------------------- the command line
+
+def main():
+    parser = argparse.ArgumentParser(description="train one seed of a study")
+    parser.add_argument("--seed", type=int, help="which one (default: the first of --seeds)")
+    parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
+    parser.add_argument("--restart", action="store_true", help="delete what --out holds of a run")
+    add_settings(parser)
+    args = parser.parse_args()
+    try:
+        config = config_from(args)
+        seed = config.seeds[0] if args.seed is None else args.seed
+        if seed not in config.seeds:
+            raise InputError(f"seed {seed} is not one of --seeds {' '.join(map(str, config.seeds))}")
+        out = args.out or Path("runs") / args.preset
+        text, _, _ = open_run(config, out, args.restart)
+        train_seed(config, seed, text, out, print_row)
+    except (InputError, OSError, FloatingPointError) as error:
+        parser.error(str(error))
+
+def print_row(seed, tokens_seen, row):
+    """Progress for a pipe or a log file: one plain line for each measurement."""
+    if row:
+        print(f"seed {seed}  interval {row['interval']:3d}  {tokens_seen:>12,d} tokens  "
+              f"validation loss {row['val_loss']:.4f}", flush=True)
+
+if __name__ == "__main__":
+    main()
