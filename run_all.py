@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 from model import Llama
-from tokenizer import END_ID, InputError, write_whole
-from train import (add_settings, config_from, open_run, print_row, read_checkpoint, train_seed,
-                   write_rows)
+from tokenizer import END_ID, InputError, write_csv, write_whole
+from train import add_settings, config_from, open_run, print_row, read_checkpoint, train_seed
 
 def main():
     parser = argparse.ArgumentParser(description="run a whole study; continue it if it stands there")
@@ -53,7 +52,7 @@ def main():
                 for row in train_seed(config, seed, text, out)]
         if not rows:
             raise InputError("no seed is complete, so there is nothing to analyse")
-        write_rows(out / "metrics.csv", rows)
+        write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
         write_samples(config, tokenizer, out, rows[0]["seed"])
         # 4. Telemetry, statistics and the report.
         print("\n".join(telemetry.write_report(out)))

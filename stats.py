@@ -5,20 +5,13 @@ Y is one float64 matrix of shape (n, k): n subjects (seeds), each measured at k 
     python stats.py FILE.csv [--dv val_loss] [--json]    the full analysis, in under a second
     python stats.py                                      a lesson about two traps, two seconds
 
-Every docstring works this small table with pencil and paper. Row means 3 5 7, level means 2 5 8;
-a residual is what is left of a cell when its row and its level are taken away:
+Every docstring works this table by hand. Row means are 3 5 7, level means 2 5 8.
 
     Y = 1 3  5     residuals =  1  0 -1     An undefined number is nan, never a guess and never a
         2 6  7                  0  1 -1     warning. Rounding is not variation: what is below
         3 6 12                 -1 -1  2     ROUNDING times the largest number counts as exactly 0.
 """
-import argparse
-import csv
-import json
-import math
-import os
-import sys
-import textwrap
+import argparse, csv, json, math, os, sys, textwrap
 from dataclasses import is_dataclass, make_dataclass
 from itertools import combinations, compress
 
@@ -41,22 +34,15 @@ Spread = make_dataclass("Spread", "sd low high".split())
 MixedModel = make_dataclass(
     "MixedModel", "fixed se low high log_likelihood var_residual var_subject".split())
 
-
 class InputError(ValueError):
     """A table that cannot be analysed; one sentence says where, why and what to do."""
 
-
 # ---------------------------------------------------------------- taking a table apart
-
 def scaled(Y):
-    """Y (..., n, k) -> Y / 2**exponent, largest number in [0.5, 1), and exponent (..., 1, 1).
-    Exact, and no square overflows. Raises InputError for nan, infinities, text and fewer than 2 rows
-    or columns; so does all that follows.
+    """Y (..., n, k) -> exact Y / 2**exponent, largest number in [0.5, 1); exponent (..., 1, 1).
+    Raises InputError for nan, infinities, text and fewer than 2 rows or columns, as all below do.
     """
-    try:
-        Y = np.asarray(Y, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError("the table must be numbers, in rows of equal length") from None
+    Y = np.asarray(Y, dtype=np.float64)
     if Y.ndim < 2 or min(Y.shape[-2:]) < 2:
         raise InputError(f"need at least 2 rows (subjects) and 2 columns (levels), got {Y.shape}")
     for *batch, i, j in np.argwhere(~np.isfinite(Y))[:1]:
@@ -64,37 +50,27 @@ def scaled(Y):
     exponent = np.frexp(np.abs(Y).max(axis=(-2, -1), keepdims=True))[1]
     return np.ldexp(Y, -exponent), exponent
 
-
-def varies(Z, size):
-    """Per column of Z (n, ...): is it more than the rounding of numbers as large as `size`?"""
-    return np.ptp(Z, axis=0) > ROUNDING * size
-
-
 def decompose(Y):
     """What is in each cell? cell = grand mean + level + subject + residual.
-    Y (..., n, k) -> level (..., 1, k), residual (..., n, k), (SS_effect, SS_subject, SS_error),
-    each (...), and exponent: their unit is 2**exponent, as in scaled(), squared for the SS.
-    Example: level -3 0 3, subject -2 0 2, SS = 3*18, 3*8, 10. Trap: means near 1e9 lose the digits
-    that matter: so the first row is taken off first, and residuals are centred twice.
+    Y (..., n, k) -> level (..., 1, k), residual (..., n, k), (SS_effect, SS_subject, SS_error)
+    each (...), exponent of their unit (see scaled). Example: level -3 0 3, subject -2 0 2, SS =
+    3*18, 3*8, 10. Trap: near 1e9 means lose digits: take the first row off first, centre twice.
     """
     Z, exponent = scaled(Y)
     n, k = Z.shape[-2:]
     residual = Z - Z[..., :1, :]
     level = Z[..., :1, :] - Z[..., :1, :1] + residual.mean(axis=-2, keepdims=True)
     subject = residual.mean(axis=-1, keepdims=True)
-    parts = [level - level.mean(axis=-1, keepdims=True),
-             subject - subject.mean(axis=-2, keepdims=True)]
     for axis in (-1, -2, -1, -2):
         residual = residual - residual.mean(axis=axis, keepdims=True)
     level, subject, residual = (
-        part * (np.abs(part).max(axis=(-2, -1), keepdims=True) > ROUNDING)
-        for part in (*parts, residual))
-    ss = [(part ** 2).sum(axis=(-2, -1)) for part in (level, subject, residual)]
+        x * (np.abs(x).max(axis=(-2, -1), keepdims=True) > ROUNDING) for x in (
+            level - level.mean(axis=-1, keepdims=True),
+            subject - subject.mean(axis=-2, keepdims=True), residual))
+    ss = [(x ** 2).sum(axis=(-2, -1)) for x in (level, subject, residual)]
     return level, residual, (n * ss[0], k * ss[1], ss[2]), exponent
 
-
 # ---------------------------------------------------------------- do the level means differ?
-
 @np.errstate(all="ignore")  # 0/0 is nan and x/0 is inf, here and below, on purpose
 def f_and_epsilons(Y):
     """F and both epsilons of one table, or of thousands at once: Y (..., n, k) -> arrays (...).
@@ -117,10 +93,8 @@ def f_and_epsilons(Y):
     room = n - 1 - d * gg
     return F, gg, (n * d * gg - 2) / (d * np.where(room > 1e-12 * n, room, np.nan))
 
-
 # EXERCISE 9: power by simulation. Add an effect to 2,000 random tables (2000, n, k), hand them to
 # f_and_epsilons in one call, count p < ALPHA. How many seeds does a change of 0.05 need?
-
 @np.errstate(all="ignore")
 def rm_anova(Y):
     """Do levels differ on average by more than the subjects' private ups and downs explain?
@@ -128,9 +102,8 @@ def rm_anova(Y):
     at most 1), p_lower_bound by 1/d. eta_sq_generalized = SS_effect / (sum of all three SS)
     (Olejnik & Algina 2003), partial = SS_effect / (SS_effect + SS_error). f_subject = MS_subject /
     MS_error, icc = (MS_subject - MS_error) / (MS_subject + d MS_error) (McGraw & Wong 1996,
-    ICC(C,1)). Example: 54/88, 54/64; f_subject = 12 / 2.5, icc = 9.5 / 17. Trap: intervals that
-    follow each other are correlated: p is far too small, and p_subject too, which has no epsilon.
-    SS_error 0: F inf, p 0, epsilons nan.
+    ICC(C,1)). Example: 54/88, 54/64; f_subject = 12 / 2.5, icc = 9.5 / 17. SS_error 0: F inf, p 0,
+    epsilons nan. Trap: neighbours in time correlate: p, and p_subject, are far too small.
     """
     F, gg, hf = (float(x) for x in f_and_epsilons(Y))
     _, R, (effect, subject, error), exponent = decompose(Y)
@@ -146,18 +119,14 @@ def rm_anova(Y):
         *p_corrected, float(f_subject), float(scipy_stats.f.sf(f_subject, n - 1, df_error)),
         float((ms_subject - ms_error) / (ms_subject + d * ms_error)))
 
-
 # ---------------------------------------------------------------- sphericity
-
 def epsilons(Y):
     """Over how many of the k-1 directions of change does the noise spread, as a share of k-1?
-    Y (n, k) -> Epsilons: 1 is all alike (spherical), lower_bound = 1/(k-1) a single one. Formulas
-    and example: f_and_epsilons. Trap: n subjects span n-1 directions, so gg <= (n-1)/(k-1), 0.25
-    for 6 seeds and 21 intervals, however spherical the truth.
+    Y (n, k) -> Epsilons: 1 is all alike (spherical), lower_bound = 1/(k-1). Formulas and example:
+    f_and_epsilons. Trap: n subjects span n-1 directions: gg <= (n-1)/(k-1), 0.25 for 6 by 21.
     """
     _, gg, hf = f_and_epsilons(Y)
     return Epsilons(float(gg), float(hf), 1 / (np.shape(Y)[-1] - 1))
-
 
 @np.errstate(all="ignore")
 def mauchly(Y):
@@ -189,34 +158,28 @@ def mauchly(Y):
     reason = "" if eigen.all() else "W is exactly 0: levels are copies or mixtures of others"
     return Mauchly(float(np.exp(log_w)), float(chi2), df, p, True, reason)
 
-
 # ---------------------------------------------------------------- are the numbers roughly normal?
-
 def shapiro(x):
     """(W, p) of a sample (n,); nan if constant or not of 3 to 5000 values (Royston 1995)."""
-    if not 3 <= len(x) <= 5000 or not varies(x, np.abs(x).max()):
+    if not 3 <= len(x) <= 5000 or np.ptp(x) <= ROUNDING * np.abs(x).max():
         return np.nan, np.nan
     return tuple(scipy_stats.shapiro((x - x[0]) / np.ptp(x)))  # scipy takes a spread 1e-20 for 0
 
-
 def shapiro_by_level(Y):
     """At each level, could the subjects be a sample from a normal distribution?
-    Y (n, k) -> Shapiro, two arrays (k,). W is about the squared correlation of the sorted values
-    with those that a normal sample would have (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1,
-    5 7 12 has W = (49/2) / 26 = 0.942. Trap: six values hardly ever reject: large p proves nothing.
+    Y (n, k) -> Shapiro, two arrays (k,). W: about the squared correlation of the sorted values with
+    those a normal sample would have (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1, 5 7 12 has
+    W = (49/2) / 26 = 0.942. Trap: six values hardly ever reject: a large p proves nothing.
     """
     return Shapiro(*np.array([shapiro(column) for column in scaled(Y)[0].T]).T)
 
-
 def shapiro_residuals(Y):
-    """Could the residuals of the additive model be normal, as the F test assumes? Y -> Shapiro.
-    Trap: each row and column of 1 0 -1, 0 1 -1, -1 -1 2 sums to 0: p of dependent values is rough.
+    """Could the residuals of the additive model be normal, as F assumes? Y (n, k) -> Shapiro.
+    Trap: residuals sum to 0 in each row and column: p of dependent values is rough.
     """
     return Shapiro(*(float(x) for x in shapiro(decompose(Y)[1].ravel())))
 
-
 # ---------------------------------------------------------------- which levels differ?
-
 @np.errstate(all="ignore")
 def pairwise_tests(Y, pairs=None):
     """For each pair of levels: is the mean of the subjects' differences 0?
@@ -230,30 +193,28 @@ def pairwise_tests(Y, pairs=None):
     n, k = Z.shape
     pairs = (list(combinations(range(k), 2)) if pairs is None else
              [(j, j + 1) for j in range(k - 1)] if str(pairs) == "adjacent" else list(pairs))
-    if not all(len(pair) == 2 == len(set(pair) & set(range(k))) for pair in pairs):
+    if not all(len(pair) == 2 == len({j for j in pair if j in range(k)}) for pair in pairs):
         raise InputError(f'pairs are None, "adjacent" or a list of different levels 0 to {k - 1}')
     a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
     D = Z[:, a] - Z[:, b]  # (n, number of pairs)
     size = np.maximum(*np.abs(Z).max(axis=0)[np.array([a, b])])
     mean = D[0] + (D - D[0]).mean(axis=0)
-    sd = np.where(varies(D, size), (D - D[0]).std(axis=0, ddof=1), 0)
+    sd = np.where(np.ptp(D, axis=0) > ROUNDING * size, (D - D[0]).std(axis=0, ddof=1), 0)
     mean = np.where((sd > 0) | (np.abs(mean) > ROUNDING * size), mean, 0)
-    d_z = mean / sd
-    p = 2 * scipy_stats.t.sf(np.abs(d_z) * np.sqrt(n), n - 1)
+    t = mean / sd * np.sqrt(n)
+    p = 2 * scipy_stats.t.sf(np.abs(t), n - 1)
     p_adjusted = np.minimum(1, p * len(a))  # Bonferroni; undefined pairs count in len(a)
-    # EXERCISE 8: Holm: sort p, times m the smallest, m-1 the next, never below the one before. And
-    # the exact sign-flip test: of the 2^n ways to flip signs in D, the share with |mean| at least
-    # as large as seen. How small can it be with 6 seeds, and does that survive times 210?
-    return Pairs(a, b, np.ldexp(mean, exponent[0]), d_z * np.sqrt(n), np.full(len(a), n - 1), p,
-                 p_adjusted, d_z)
-
+    # EXERCISE 8: Holm (p times m for the smallest, m-1 for the next, ..., never below the one
+    # before), and the exact sign-flip test (the share of the 2^n signs of D with a |mean| at least
+    # this large). How small can that p be with 6 seeds, and does it survive times 210?
+    return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
 @np.errstate(all="ignore")
 def friedman(Y):
     """Do levels differ in rank within subjects? For counts and others far from normal.
     Y (n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum (R_j -
-    n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999). Example:
-    R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.050. Trap: for many subjects; exact: p = 1/36.
+    n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
+    Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: 3 subjects: exactly 1/36.
     """
     level, residual, _, _ = decompose(Y)
     ranks = scipy_stats.rankdata(scaled(Y)[0] * (level.any() or residual.any()), axis=1)
@@ -262,22 +223,20 @@ def friedman(Y):
     chi2 = (k - 1) * between / ((ranks ** 2).sum() - n * k * (k + 1) ** 2 / 4)
     return Friedman(float(chi2), k - 1, float(scipy_stats.chi2.sf(chi2, k - 1)))
 
-
 # ---------------------------------------------------------------- how much did the seed matter?
-
 @np.errstate(all="ignore")
 def sd_between(Y, level=0.95):
     """At each level, how far apart are the subjects, and how well can so few of them tell?
     Y (n, k) -> Spread, arrays (k,): sd with n-1, interval sd sqrt((n-1) / q), q the quantiles of
-    chi-square on n-1 df. Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: that is no mistake
-    (6 seeds: 0.62 to 2.45 times sd), and it holds for independent, normal subjects only.
+    chi-square on n-1 df. Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: no mistake, so wide
+    it is (6 seeds: 0.62 to 2.45 times sd).
     """
     Z, exponent = scaled(Y)
-    sd = np.where(varies(Z, np.abs(Z).max(axis=0)), (Z - Z[0]).std(axis=0, ddof=1), 0)
-    sd, df = np.ldexp(sd, exponent[0]), len(Z) - 1
+    constant = np.ptp(Z, axis=0) <= ROUNDING * np.abs(Z).max(axis=0)
+    sd, df = np.where(constant, 0, (Z - Z[0]).std(axis=0, ddof=1)), len(Z) - 1
+    sd = np.ldexp(sd, exponent[0])
     q = scipy_stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], df)
     return Spread(sd, *(sd * np.sqrt(df / x) for x in q))
-
 
 @np.errstate(all="ignore")
 def mixed_model(Y, method="REML"):
@@ -286,9 +245,9 @@ def mixed_model(Y, method="REML"):
     Casella & McCulloch 1992). d = k-1, m = n-1 for REML and n for ML: s2 = SS_error / (m d), lam =
     SS_subject / m, var_subject = (lam - s2) / k; if that is negative, it is 0 and s2 = lam =
     (SS_error + SS_subject) / (m k). SE: sqrt((s2 + var_subject) / n), differences sqrt(2 s2 / n).
-    log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as lme4 has it.
-    Example (REML): s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29).
-    Trap: ML variances are too small by (n-1)/n. s2 = 0: log L inf. low, high: Wald 95 %.
+    log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as in lme4. Example:
+    REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29). low, high: Wald
+    95 %. Trap: ML variances are too small by (n-1)/n. s2 = 0: log L inf.
     """
     if method not in ("REML", "ML"):
         raise InputError(f'method is "REML" or "ML", not {method!r}')
@@ -309,39 +268,32 @@ def mixed_model(Y, method="REML"):
         float(-0.5 * (m * k * (1 + np.log(2 * np.pi) + 2 * e * np.log(2)) + log_det)),
         float(np.ldexp(s2, 2 * e)), float(np.ldexp(var_subject, 2 * e)))
 
-
 # ---------------------------------------------------------------- from a file to a matrix
-
 def complete(Y, seeds, intervals):
     """Leave out what is missing (nan): an interval that no seed has, then every seed with a gap.
-    Y (n, k), its row and column labels -> Y, seeds, intervals, notes (a sentence for each drop).
-    InputError for infinities, or if fewer than 2 seeds or intervals are left.
+    Y (n, k), labels -> Y, seeds, intervals, notes. InputError: infinities, fewer than 2 left.
     """
     Y = np.asarray(Y, dtype=np.float64).reshape(len(seeds), len(intervals))
     for i, j in np.argwhere(np.isinf(Y))[:1]:
         raise InputError(f"seed {seeds[i]}, interval {intervals[j]} is infinite: correct it")
     absent = np.isnan(Y).all(axis=0)
-    notes = [f"interval {x} is missing for every seed: dropped" for x in compress(intervals, absent)]
+    notes = [f"interval {x} is missing for every seed" for x in compress(intervals, absent)]
     Y, intervals = Y[:, ~absent], list(compress(intervals, ~absent))
     gaps = np.isnan(Y)
-    notes += [f"seed {seed} is dropped: no value at interval {', '.join(map(str, where))}"
+    notes += [f"seed {seed} has no value at interval {', '.join(map(str, where))}"
               for seed, gap in zip(seeds, gaps) if (where := list(compress(intervals, gap)))]
-    whole = ~gaps.any(axis=1)
-    Y, seeds = Y[whole], list(compress(seeds, whole))
+    Y, seeds = Y[~gaps.any(axis=1)], list(compress(seeds, ~gaps.any(axis=1)))
     if min(Y.shape) < 2:
-        raise InputError("; ".join(["left: complete seeds {}, intervals {}, and at least 2 of each are "
-                                    "needed".format(*Y.shape), *notes]))
-    return Y, seeds, intervals, notes
-
+        raise InputError("; ".join(["fewer than 2 complete seeds or intervals are left", *notes]))
+    return Y, seeds, intervals, [note + ": dropped" for note in notes]
 
 def number(text):
     """A finite number (int if whole), nan for a missing cell, None for anything else."""
     try:
         x = float(text or "nan")
     except ValueError:
-        return None
+        x = math.inf
     return None if math.isinf(x) or "_" in text else int(x) if x.is_integer() else x
-
 
 def read_rows(path):
     """[(line number, cells)] of a csv file without blank rows; InputError if it is not one."""
@@ -351,17 +303,14 @@ def read_rows(path):
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as csv in UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; is it a csv file?") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}: not csv in UTF-8") from None
     return [(line, row) for line, row in rows if any(row)]
-
 
 def read_table(path, dv="val_loss"):
     """Read the columns seed (any label), interval (a number) and dv of a csv, rows in any order.
-    -> Y (n, k), seeds, intervals (both sorted), notes: see complete() for cells that are "" or nan.
-    InputError names line and column of anything unclear: a guess about data is worse than none.
+    -> Y (n, k), seeds, intervals (both sorted), notes; "" and nan are missing (see complete).
+    InputError names line and column of anything unclear.
     """
     rows = read_rows(path) or [(1, [])]
     header, wanted, table = rows[0][1], ("seed", "interval", dv), {}
@@ -380,33 +329,29 @@ def read_table(path, dv="val_loss"):
                              f"{'label' if bad == 'seed' else 'finite number'}: correct it")
         if seed is None or not abs(seed) < 2 ** 53:  # any other label, nan included
             seed = cells["seed"]
-        before, _ = table.setdefault((seed, interval), (line, value))
-        if before != line:
-            raise InputError(f"{place}, columns seed, interval: {seed}, {interval} is in line "
-                             f"{before} already: delete one of the two rows")
+        if table.setdefault((seed, interval), (line, value))[0] != line:
+            raise InputError(f"{place}: seed {seed}, interval {interval} is in line "
+                             f"{table[seed, interval][0]} already: delete one")
     seeds = sorted({seed for seed, _ in table}, key=lambda seed: (isinstance(seed, str), seed))
     intervals = sorted({interval for _, interval in table})
     Y = [[table.get((seed, x), (0, math.nan))[1] for x in intervals] for seed in seeds]
     return complete(Y, seeds, intervals)
 
-
 # ---------------------------------------------------------------- the whole analysis
-
 def analyse(Y):
     """Everything above for one table: Y (n, k) -> dict of results. 6 x 21 take under 50 ms."""
     pairs, adjacent = pairwise_tests(Y), pairwise_tests(Y, "adjacent")
     families = {"all pairs": pairs.p_adjusted, "adjacent only": adjacent.p_adjusted,
                 "adjacent among all": pairs.p_adjusted[pairs.b == pairs.a + 1]}
-    counts = {name: {"of": len(p), "significant": int((p < ALPHA).sum()),
-                     "undefined": int(np.isnan(p).sum())} for name, p in families.items()}
+    counts = {name: {"of": p.size, "significant": int(sum(p < ALPHA)),
+                     "undefined": int(sum(np.isnan(p)))} for name, p in families.items()}
     n, k = np.shape(Y)
     return {"n_subjects": n, "n_levels": k, "anova": rm_anova(Y), "mauchly": mauchly(Y),
             "epsilon_ceiling": min(1.0, (n - 1) / (k - 1)), "hf_unreliable": n < k,
-            "friedman": friedman(Y), "shapiro": shapiro_by_level(Y),
+            "friedman": friedman(Y), "shapiro": shapiro_by_level(Y), "counts": counts,
             "shapiro_residuals": shapiro_residuals(Y), "mixed_ml": mixed_model(Y, "ML"),
-            "mixed_reml": mixed_model(Y), "sd_between": sd_between(Y), "counts": counts,
-            "pairs": pairs, "pairs_adjacent": adjacent}
-
+            "mixed_reml": mixed_model(Y), "sd_between": sd_between(Y), "pairs": pairs,
+            "pairs_adjacent": adjacent}
 
 def plain(x):
     """Dataclasses and arrays as dicts and lists for strict JSON: nan is null, inf "Infinity"."""
@@ -419,7 +364,6 @@ def plain(x):
         return None if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
     return x
 
-
 def report(r, dv, intervals, notes):
     """The result r of analyse() as lines for a reader."""
     A, M, W, sd = r["anova"], r["mauchly"], r["shapiro"], r["sd_between"]
@@ -428,90 +372,78 @@ def report(r, dv, intervals, notes):
     yield from (f"note: {note}" for note in notes)
     yield f"\nDO THE LEVELS DIFFER?  F({d}, {df_error}) = {A.f:.2f}, p = {A.p:.3g}"
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
-    yield f"  SS: {A.ss_effect:.5g} levels, {A.ss_subject:.5g} subjects, {A.ss_error:.5g} error"
-    for name, epsilon, p in (("Greenhouse-Geisser", A.epsilon_gg, A.p_gg),
-                             ("Huynh-Feldt", A.epsilon_hf, A.p_hf),
-                             ("lower bound", 1 / d, A.p_lower_bound)):
+    for name, epsilon, p in (("Greenhouse-Geisser", A.epsilon_gg, A.p_gg), (
+            "Huynh-Feldt", A.epsilon_hf, A.p_hf), ("lower bound", 1 / d, A.p_lower_bound)):
         df = np.minimum(epsilon, 1) * np.array([d, df_error])
         yield f"  {name:18s} epsilon {epsilon:.5f}  df {df[0]:.2f}, {df[1]:.2f}  p = {p:.3g}"
-    yield f"  epsilon cannot exceed {r['epsilon_ceiling']:.4g}, the smaller of (n-1)/(k-1) and 1"
-    if r["hf_unreliable"]:
-        yield "  n-1 < k-1: Huynh-Feldt is unreliable here, rest on Greenhouse-Geisser"
+    yield f"  epsilon cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1" + (
+        "; Huynh-Feldt is unreliable" if r["hf_unreliable"] else "")
     yield "  Mauchly's test: " + (f"undefined, {M.reason}" if not M.defined else (
         f"W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, p = {M.p:.3g} {M.reason}"))
     yield "  Friedman's test: chi2({df}) = {chi2:.2f}, p = {p:.3g}".format(**vars(r["friedman"]))
     least = 0 if np.isnan(W.p).all() else np.nanargmin(W.p)
     yield (f"\nNORMAL?  Shapiro-Wilk: smallest p = {W.p[least]:.4f} (interval {intervals[least]}; "
            f"{np.isnan(W.p).sum()} undefined)\n  residuals p = {r['shapiro_residuals'].p:.4f}")
-    yield "\nMIXED MODEL  level + (1 | subject)"
     for name, m in (("ML", r["mixed_ml"]), ("REML", r["mixed_reml"])):
-        yield (f"  {name}: log-likelihood {m.log_likelihood:.4f}, variance {m.var_residual:.4g} "
-               f"residual, {m.var_subject:.4g} subject\n    level 0 is {m.fixed[0]:.7g} "
-               f"(SE {m.se[0]:.2g}), SE of the contrasts {m.se[1]:.2g}")
+        yield (f"\nMIXED MODEL, {name}: log-likelihood {m.log_likelihood:.4f}\n  level 0 "
+               f"{m.fixed[0]:.7g} (SE {m.se[0]:.2g}), contrasts' SE {m.se[1]:.2g}; variances: "
+               f"{m.var_residual:.3g} residual, {m.var_subject:.3g} subject")
     yield f"\nWHICH LEVELS DIFFER?  Paired t tests, p < {ALPHA} after Bonferroni"
     for name, count in r["counts"].items():
         yield f"  {name:18s} {{significant}} of {{of}}, {{undefined}} undefined".format(**count)
     yield (f"\nDID THE SUBJECT MATTER?  F({n - 1}, {df_error}) = {A.f_subject:.2f}, "
-           f"p = {A.p_subject:.3g}, ICC(C,1) = {A.icc:.3f}")
-    yield "  Caution: if neighbours in time correlate, this p is far too small: simulate"
+           f"p = {A.p_subject:.3g}, ICC(C,1) = {A.icc:.3f}"
+           "\n  Caution: if neighbours in time correlate, this p is far too small: simulate")
     for j in (0, d):
-        yield f"  sd at interval {intervals[j]}: {sd.sd[j]:.4g} ({sd.low[j]:.4g} to {sd.high[j]:.4g})"
-
+        yield f"  sd, interval {intervals[j]}: {sd.sd[j]:.4g} ({sd.low[j]:.4g} to {sd.high[j]:.4g})"
 
 # ---------------------------------------------------------------- the command line
-
 def lesson(n=6, k=21, n_studies=2000):
     """Two traps, shown on random numbers without any effect, as lines for a reader."""
     rng, d = np.random.default_rng(1), k - 1
     Y = rng.normal(size=(n, k))
-    yield f"1. MAUCHLY'S TEST, {n} SUBJECTS, {k} LEVELS, SPHERICAL TRUTH\n  {mauchly(Y).reason}."
+    yield f"1. MAUCHLY'S TEST, {n} SUBJECTS, {k} LEVELS, SPHERICAL TRUTH\n  {mauchly(Y).reason}"
     for unit, size in (("nats", 1), ("bits", 1 / math.log(2))):
-        _, residual, _, exponent = decompose(Y * size)
-        eigen = np.linalg.svd(np.ldexp(residual, exponent), compute_uv=False) ** 2 / (n - 1)
-        eigen = eigen[eigen > 0.001]
-        yield (f"  If the {d - len(eigen)} zeros are left out of the product, as a package does, "
-               f"W = {np.prod(eigen) / (eigen.sum() / d) ** d:.2g} in {unit}.")
+        _, R, _, exponent = decompose(Y * size)
+        eigen = np.linalg.svd(np.ldexp(R, exponent), compute_uv=False)[:n - 1] ** 2 / (n - 1)
+        W = np.prod(eigen) / (eigen.sum() / d) ** d
+        yield f"  Leave the {k - n} zero eigenvalues out, as packages do: W = {W:.2g} in {unit}"
     yield "  A true W is the same in every unit and never above 1."
-    yield f"\n2. HOW MANY OF {n_studies} STUDIES FIND AN EFFECT THAT IS NOT THERE, at a nominal 5 %?"
+    yield f"\n2. HOW MANY OF {n_studies} STUDIES FIND WHAT IS NOT THERE, at a nominal 5 %?"
     yield "  neighbours correlate   uncorrected   Greenh.-Geisser   Huynh-Feldt   mean gg"
     for rho in (0, 0.5, 0.9):
         noise = rng.normal(size=(n_studies, n, k))
         for t in range(1, k):
             noise[..., t] = rho * noise[..., t - 1] + math.sqrt(1 - rho ** 2) * noise[..., t]
         F, gg, hf = f_and_epsilons(noise)
-        rates = [100 * np.mean(scipy_stats.f.sf(F, e * d, e * (n - 1) * d) < ALPHA)
-                 for e in (1, gg, np.minimum(hf, 1))]
-        yield "  {:20} {:11.1f} % {:15.1f} % {:11.1f} % {:9.2f}".format(rho, *rates, gg.mean())
-
+        p = [scipy_stats.f.sf(F, e * d, e * (n - 1) * d) for e in (1, gg, np.minimum(hf, 1))]
+        yield "  {:20} {:11.1f} % {:15.1f} % {:11.1f} % {:9.2f}".format(
+            rho, *(100 * np.mean(x < ALPHA) for x in p), gg.mean())
 
 def main(argv=None):
-    """Print the analysis of a file, or the lesson; returns 2 after a user's mistake, else 0."""
+    """Print the analysis of a file, or the lesson; returns 2 after a user's mistake, else None."""
     parser = argparse.ArgumentParser(prog="stats.py", description=__doc__.splitlines()[0])
     parser.error = lambda message: parser.exit(2, f"stats.py: {message}\n")
     parser.add_argument("file", nargs="?", help="csv with columns seed, interval and the variable")
-    parser.add_argument("--dv", default="val_loss", help="the variable to analyse (val_loss)")
+    parser.add_argument("--dv", default="val_loss", help="the variable to analyse")
     parser.add_argument("--json", action="store_true", help="print data for another program")
     args = parser.parse_args(argv)
     try:
-        if args.file is None:
-            text = "\n".join(lesson())
-        else:
+        lines = lesson()
+        if args.file is not None:
             Y, seeds, intervals, notes = read_table(args.file, args.dv)
             result = analyse(Y)
-            text = "\n".join(report(result, args.dv, intervals, notes))
+            lines = report(result, args.dv, intervals, notes)
             about = {"dv": args.dv, "seeds": seeds, "intervals": intervals, "notes": notes}
-        if args.json and args.file:
-            print(json.dumps(plain({**about, **result}), allow_nan=False), flush=True)
-        else:
-            text = text.encode("ascii", "backslashreplace").decode()
-            print("\n".join(textwrap.fill(line, 79) for line in text.split("\n")), flush=True)
+            if args.json:
+                return print(json.dumps(plain({**about, **result}), allow_nan=False), flush=True)
+        text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
+        print("\n".join(textwrap.fill(line, 79) for line in text.split("\n")), flush=True)
     except InputError as error:
-        print(f"stats.py: {error}", file=sys.stderr)
+        print("stats.py:", *str(error).split(), file=sys.stderr)  # one line, whatever is in it
         return 2
     except BrokenPipeError:  # the reader (head, say) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
 
 if __name__ == "__main__":
     sys.exit(main())

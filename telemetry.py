@@ -11,8 +11,9 @@ Reading order: `derive` holds every measure; the drawing is 100 lines of SVG; `a
 audit compute each sentence of the report from this run's data, so that none can go out of date.
 """
 
-import csv, html, io, json, math, sys
+import html, json, math, sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy.stats import f as f_distribution
 
 import stats
 from stats import InputError
-from tokenizer import write_whole
+from tokenizer import write_csv, write_whole
 
 # ---------------------------------------------------------------- the measures
 
@@ -90,6 +91,15 @@ class Run:
     windows: np.ndarray | None  # (n, k, n_windows) loss of each validation window
     measures: dict  # name -> (n, k), from derive
     notes: list  # sentences about what is left out
+
+    @property
+    def best(self):
+        """Index of the interval with the lowest mean validation loss."""
+        return int(self.loss.mean(0).argmin())
+
+    @cached_property
+    def simulated(self):
+        return false_positives(self)
 
 def read_run(folder):
     """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
@@ -225,7 +235,7 @@ def cell_map(colours, letters, row_labels, column_labels, legend, x_label):
 def figures(run):
     """name -> (SVG, caption) of every figure of the report."""
     unit, name = (1e6, "million") if run.tokens[-1] >= 2e6 else (1e3, "thousand")
-    x, m, best = run.tokens / unit, run.measures, run.loss.mean(0).argmin()
+    x, m, best = run.tokens / unit, run.measures, run.best
     x_label = f"training tokens ({name})"
     epochs = ("epochs", run.epochs[-1] / x[-1])
     by_seed = lambda Y: [(f"seed {s}", x, row) for s, row in zip(run.seeds, Y)]
@@ -278,22 +288,22 @@ def figures(run):
 def tested(run):
     """[(what, matrix)]: the variables of the repeated-measures ANOVA, with their ablations."""
     w, volatility = run.config["volatility_window"], run.measures["volatility"]
-    candidates = [
+    return [(name, Y) for name, Y in (
         ("validation loss", run.loss), ("validation loss without interval 0", run.loss[:, 1:]),
         ("perplexity", np.exp(np.minimum(run.loss, 300))), ("volatility", volatility[:, 2:]),
         ("volatility without the first drop", volatility[:, w + 1 :]),
-        ("volatility, windows that do not overlap", volatility[:, 2 * w :: w])]
-    return [(name, Y) for name, Y in candidates if Y.shape[1] >= 2]
+        ("volatility, windows that do not overlap", volatility[:, 2 * w :: w]))
+        if Y.shape[1] >= 2]
 
 def counted(run):
     """[(what, Friedman's test)] of the counts, from the first full window on."""
-    w = run.config["volatility_window"]
-    return [(name, stats.friedman(run.measures[key][:, w:])) for name, key in (
-        ("backslide frequency", "backslide_frequency"), ("spike rate", "spike_rate"),
-        ("spike rate, corrected rule", "spike_rate_corrected")) if run.loss.shape[1] >= w + 2]
+    w, m = run.config["volatility_window"], run.measures
+    return [(name, stats.friedman(Y[:, w:])) for name, Y in (
+        ("backslide frequency", m["backslide_frequency"]), ("spike rate", m["spike_rate"]),
+        ("spike rate, corrected rule", m["spike_rate_corrected"])) if Y.shape[1] >= w + 2]
 
 def planned(run):
-    """(best interval, tests): chance against the minimum, the minimum against the last interval.
+    """The tests of chance (interval 0) against the minimum and of the minimum against the end.
 
     The minimum is chosen on one half of the validation windows and tested on the other, because
     what flatters a chosen minimum is the sample of windows, which all seeds share.
@@ -302,139 +312,60 @@ def planned(run):
     if run.windows is not None:
         choose, test = run.windows[..., ::2].mean(-1), run.windows[..., 1::2].mean(-1)
     best, last = int(choose.mean(0).argmin()), run.loss.shape[1] - 1
-    return best, stats.pairwise_tests(test, [p for p in ((0, best), (best, last)) if p[0] != p[1]])
+    return stats.pairwise_tests(test, [pair for pair in ((0, best), (best, last))
+                                       if pair[0] != pair[1]])
 
 def fluctuations(run):
-    """The changes after the loss has turned (or of the second half): (n, from 3 on)."""
+    """The changes from the second interval after the minimum on; if that is late, of the last
+    half: (n, at least 3)."""
     k = run.loss.shape[1]
     return run.measures["change"][:, max(1, min(run.loss.mean(0).argmin() + 2, k // 2, k - 3)) :]
 
 def in_common(d):
-    """Mean correlation of the rows of d: how much of the ups and downs all seeds share."""
+    """Mean correlation between the rows of d (n, m): how much of their ups and downs is shared."""
     d = d - d.mean(1, keepdims=True)
-    size = np.sqrt((d**2).sum(1))
-    if d.shape[1] < 3 or not size.all():
+    length = np.sqrt((d**2).sum(1, keepdims=True))
+    if d.shape[1] < 3 or not length.all():
         return math.nan
-    r = (d / size[:, None]) @ (d / size[:, None]).T
-    return float((r.sum() - len(d)) / (len(d) * (len(d) - 1)))
+    return float(((d / length).sum(0) ** 2).sum() - len(d)) / (len(d) * (len(d) - 1))
 
 def false_positives(run, n_studies=2000):
-    """How often the tests reject on studies like this one in which nothing happens.
+    """How often do the tests reject in studies like this one in which nothing happens?
 
-    Simulates flat curves: their changes have this run's spread, its correlation from interval to
-    interval (AR(1)) and, in half of the studies, between seeds. They pass through `derive`, as the
-    measurements do. Returns (rows (test, correlation, rate uncorrected, Greenhouse-Geisser,
-    Huynh-Feldt), p of the seed effect calibrated by the correlated half, number of studies).
+    Simulates flat curves whose changes have this run's spread, its correlation from interval to
+    interval (AR(1)) and, in the first of two sets, its correlation between seeds. They pass through
+    `derive`, as measurements do. Returns ({test: [(rate uncorrected, Greenhouse-Geisser,
+    Huynh-Feldt) of each set]}, (correlation over time, between seeds), number of studies, p of this
+    run's seed effect calibrated by the first set).
     """
-    n, k = run.loss.shape
-    n_studies, rng = int(min(n_studies, max(100, 5e6 // (n * k)))), np.random.default_rng(1)
-    d = fluctuations(run)
+    (n, k), d, w = run.loss.shape, fluctuations(run), run.config["volatility_window"]
     d = d - d.mean(1, keepdims=True)
     phi = float(np.clip((d[:, 1:] * d[:, :-1]).sum() / max((d**2).sum(), 1e-300), -0.9, 0.9))
-    w, rows, seed_p = run.config["volatility_window"], [], math.nan
-    for rho in (float(np.clip(np.nan_to_num(in_common(d)), 0, 0.99)), 0.0):
-        common, own = rng.normal(size=(n_studies, 1, k)), rng.normal(size=(n_studies, n, k))
-        change = math.sqrt(rho) * common + math.sqrt(1 - rho) * own
+    shared = float(np.clip(np.nan_to_num(in_common(d)), 0, 0.99))
+    n_studies, rng = int(np.clip(5e6 // (n * k), 100, n_studies)), np.random.default_rng(1)
+    rates = {"volatility without the first drop": [], "validation loss": [], "seed effect": []}
+    p_value = lambda F, df, df_error: f_distribution.sf(F, df, df_error)
+    for rho in (shared, 0.0):
+        change = math.sqrt(rho) * rng.normal(size=(n_studies, 1, k)) + math.sqrt(
+            1 - rho) * rng.normal(size=(n_studies, n, k))
         for t in range(1, k):
             change[..., t] = phi * change[..., t - 1] + math.sqrt(1 - phi**2) * change[..., t]
-        Y = d.std() * np.cumsum(change, axis=-1)
-        volatility = derive(Y, window=w)["volatility"]
-        for name, Z in (("validation loss", Y), ("volatility without the first drop",
-                                                 volatility[..., w + 1 :])):
-            if Z.shape[-1] >= 2 and d.any():
+        Y = np.cumsum(change, axis=-1)
+        for name, Z in zip(rates, (derive(Y, window=w)["volatility"][..., w + 1 :], Y)):
+            if (m := Z.shape[-1] - 1) >= 1:
                 F, gg, hf = stats.f_and_epsilons(Z)
-                df = Z.shape[-1] - 1
-                rows.append((name, rho, *((f_distribution.sf(F, e * df, e * df * (n - 1)) < 0.05)
-                                          .mean() for e in (1, gg, np.minimum(hf, 1)))))
+                rates[name].append([float((p_value(F, e * m, e * m * (n - 1)) < 0.05).mean())
+                                    for e in (1, gg, np.minimum(hf, 1))])
         _, _, (_, ss_subject, ss_error), _ = stats.decompose(Y)
-        F = ss_subject / (n - 1) / (ss_error / ((n - 1) * (k - 1))) if d.any() else np.zeros(1)
-        rows.append(("seed effect", rho, (f_distribution.sf(F, n - 1, (n - 1) * (k - 1)) < 0.05)
-                     .mean(), math.nan, math.nan))
-        seed_p = float((F >= stats.rm_anova(run.loss).f_subject).mean()) if rho or \
-            math.isnan(seed_p) else seed_p
-    return rows, phi, seed_p, n_studies
-
-# ---------------------------------------------------------------- the audit
-# One function a line of the audit: a sentence with its numbers, computed from this run.
-
-def audit_epochs(run):
-    best, train = int(run.loss.mean(0).argmin()), run.train_loss.mean(0)
-    return (f"The text was read {run.epochs[-1]:.1f} times; the mean validation loss turned after "
-            f"{run.epochs[best]:.2f}. The training loss was {number(train[best])} there and "
-            f"{number(train[-1])} at the end: what is still learned then is this text.")
-
-def audit_precision(run):
-    c, d = run.config, run.measures["change"][:, 1:]
-    small = int(((d > 0) & (d < 2 * run.change_se[:, 1:])).sum())
-    return (f"Each validation loss rests on {c['valid_windows'] * c['block_size']:,d} tokens in "
-            f"{c['valid_windows']} windows; its standard error over windows is about "
-            f"{np.median(run.se):.3f} nats, that of a change {np.nanmedian(run.change_se):.3f}. "
-            f"{small} of {int((d > 0).sum())} backslides are smaller than two standard errors.")
-
-def audit_common(run):
-    place = run.epochs % 1
-    fixed = run.config["seed_decides"] == "weights"
-    steps = [i for i in range(1, min(10, len(place) - 1))
-             if abs((place[i + 1] - place[1] + 0.5) % 1 - 0.5) < 0.03]
-    return (f"After the turn, the changes of two seeds correlate {number(in_common(fluctuations(run)))}"
-            f" on average; what they share is not the seed's doing. " + (
-                "All seeds read the text in the same order, and interval 1 to 6 ended at the places "
-                + " ".join(f"{p:.2f}" for p in place[1:7]) + " of it" + (
-                    f"; every {steps[0]} intervals the place is nearly the same." if steps else ".")
-                if fixed else "Each seed read the windows in an order of its own."))
-
-def audit_rules(run):
-    w, c = run.config["volatility_window"], run.config
-    reach = math.sqrt(w - 1)
-    can = "can fire" if reach > c["spike_factor"] + 1e-9 else "can never fire after interval 1"
-    cells = run.loss.shape[0] * max(0, run.loss.shape[1] - 2)
-    most = min(cells, math.floor(c["stable_quantile"] * (cells - 1)) + 1) if cells else 0
-    return (f"The published spike rule asks for more than {c['spike_factor']:g} standard deviations; "
-            f"among {w} values at most {reach:.2f} are possible, so it {can}. The stable-phase rule "
-            f"can accept at most {most} of {cells} cells, by its own quantile, ties aside.")
-
-def audit_sphericity(run):
-    n, k = run.loss.shape
-    m = stats.mauchly(run.loss)
-    return (f"Mauchly's test {'exists: p = ' + number(m.p) if m.defined else 'does not exist: ' + m.reason}"
-            f". With {n} seeds and {k} intervals, epsilon cannot exceed {min(1, (n - 1) / (k - 1)):.3f}"
-            " whatever the truth" + (", and Huynh-Feldt's is unreliable; verdicts rest on "
-                                     "Greenhouse-Geisser." if n < k else "."))
-
-def audit_ablations(run):
-    F = {name: stats.rm_anova(Y).f for name, Y in tested(run)}
-    return "; ".join(f"{name}: F = {number(f)}" for name, f in F.items()) + (
-        ". What the first drop does to an F says nothing about the rest; perplexity is exp(loss), "
-        "the same measurement twice.")
-
-def audit_false_positives(run):
-    rows, phi, _, n_studies = false_positives(run)
-    return (f"In {n_studies} simulated studies without any effect (changes correlate {phi:.2f} from "
-            "interval to interval), a test at 5 % rejects: " + "; ".join(
-                f"{name}, seeds correlating {rho:.2f}: {a:.0%}" + (
-                    f" uncorrected, {g:.0%} Greenhouse-Geisser, {h:.0%} Huynh-Feldt"
-                    if not math.isnan(g) else "") for name, rho, a, g, h in rows) + ".")
-
-def audit_seed(run):
-    order = "" if run.config["seed_decides"] == "weights" else " and the order of the windows"
-    rest = "the order of the windows, " if not order else ""
-    return (f"The seed decided the initial weights{order}. Never varied, so never in any error bar: "
-            f"{rest}the training text, the tokenizer, the validation windows, the machine.")
-
-def audit_stopping(run):
-    each, mean = run.loss.argmin(1), run.loss.mean(0)
-    best, steps = int(mean.argmin()), len(mean) - 1
-    parts = []
-    for patience in (1, 2, 3):
-        stop = [patience_stop(row, patience) for row in run.loss]
-        cost = np.mean([row[: s + 1].min() - row.min() for row, s in zip(run.loss, stop)])
-        parts.append(f"{patience}: at {np.mean(stop):.1f}, {cost:.3f} nats above the best")
-    return (f"Stop at interval {run.intervals[best]} (single seeds: {run.intervals[each.min()]} to "
-            f"{run.intervals[each.max()]}); {(steps - best) / steps:.0%} of the compute came after "
-            f"it. Patience of {'; of '.join(parts)} (means over seeds).")
+        F = ss_subject / ss_error * (k - 1)  # as in rm_anova: both divided by their df
+        rates["seed effect"].append([float((p_value(F, n - 1, (n - 1) * (k - 1)) < 0.05).mean())])
+        if rho == shared:
+            seed_p = float((F >= stats.rm_anova(run.loss).f_subject).mean())
+    return rates, (phi, shared), n_studies, seed_p
 
 def patience_stop(loss, patience):
-    """The interval at which training stops if `patience` measurements bring no new minimum."""
+    """The interval at which training stops if `patience` measurements bring no new minimum:
+    patience_stop([3, 2, 4, 5, 1], 2) = 3."""
     best = 0
     for t in range(1, len(loss)):
         best = t if loss[t] < loss[best] else best
@@ -442,223 +373,325 @@ def patience_stop(loss, patience):
             return t
     return len(loss) - 1
 
+# ---------------------------------------------------------------- the audit
+
+def audit_epochs(run):
+    train, best = run.train_loss.mean(0), run.best
+    return (f"The training text was read {run.epochs[-1]:.1f} times; the mean validation loss was "
+            f"lowest after {run.epochs[best]:.1f}. The training loss was {number(train[best])} there "
+            f"and {number(train[-1])} at the end: what a model still learns after the turn is its "
+            "text, not the language.")
+
+def audit_precision(run):
+    c, d = run.config, run.measures["change"][:, 1:]
+    return (f"Each validation loss rests on {c['valid_windows'] * c['block_size']:,d} tokens; its "
+            f"standard error over {c['valid_windows']} windows is about {np.median(run.se):.3f} nats, "
+            f"that of a change {np.nanmedian(run.change_se):.3f}, because the windows are the same. "
+            f"Of {(d > 0).sum()} backslides {((d > 0) & (d < 2 * run.change_se[:, 1:])).sum()} are "
+            "smaller than two standard errors of the change: they may be the windows' accident.")
+
+def audit_common(run):
+    place = run.epochs[1:] % 1
+    back = [i for i in range(1, min(10, len(place))) if abs((place[i] - place[0] + 0.5) % 1 - 0.5) < 0.03]
+    return (f"The late changes of two seeds correlate {number(in_common(fluctuations(run)))} on "
+            "average; what they share is not the seed's doing. " + (
+                "Each seed read the text in an order of its own."
+                if run.config["seed_decides"] != "weights" else
+                "All seeds read the text in one order; the first measurements fell at the places "
+                + ", ".join(f"{p:.2f}" for p in place[:6]) + " of it" + (
+                    f", and every {back[0]} intervals at nearly the same place." if back else ".")))
+
+def audit_rules(run):
+    w, c = run.config["volatility_window"], run.config
+    cells = run.loss.shape[0] * (run.loss.shape[1] - 2)
+    fires = "can fire" if math.sqrt(w - 1) > c["spike_factor"] + 1e-9 else "can never fire"
+    return (f"The published spike rule {fires} from interval 2 on: it asks for more than "
+            f"{c['spike_factor']:g} standard deviations, and among {w} values none is further than "
+            f"{math.sqrt(w - 1):.2f} from their mean. The stable-phase rule can accept at most "
+            f"{math.floor(c['stable_quantile'] * (cells - 1)) + 1} of {cells} cells, by its own quantile.")
+
+def audit_sphericity(run):
+    (n, k), m = run.loss.shape, stats.mauchly(run.loss)
+    return (f"Mauchly's test {f'exists, p = {number(m.p)}' if m.defined else f'does not exist: {m.reason}'}"
+            f". With {n} seeds and {k} intervals epsilon cannot exceed {min(1, (n - 1) / (k - 1)):.3f}, "
+            "whatever the truth; verdicts rest on Greenhouse-Geisser" + (
+                ", since Huynh-Feldt is unreliable with fewer seeds than intervals." if n < k else "."))
+
+def audit_ablations(run):
+    return "; ".join(f"{name}: F = {number(stats.rm_anova(Y).f)}" for name, Y in tested(run)) + (
+        ". An F that the first drop makes says nothing about the rest; perplexity is exp(loss), the "
+        "same measurement twice.")
+
+def audit_false_positives(run):
+    rates, (phi, shared), n_studies, _ = run.simulated
+    percent = lambda rate: "/".join(f"{r:.0%}" for r in rate)
+    return (f"Of {n_studies} simulated studies without any effect, with changes that correlate "
+            f"{phi:.2f} over time, a test at 5 % finds one in (uncorrected/Greenhouse-Geisser/"
+            f"Huynh-Feldt): " + "; ".join(
+                f"{name}: {percent(r[0])} if seeds correlate {shared:.2f} as here, {percent(r[1])} if "
+                "they are independent" for name, r in rates.items() if r)
+            + ". Seeds that share text and order are not independent subjects.")
+
+def audit_seed(run):
+    order = run.config["seed_decides"] != "weights"
+    return (f"The seed decided the initial weights{' and the order of the windows' * order}. Never "
+            f"sampled, so in no error bar: {'the order of the windows, ' * (not order)}the training "
+            "text, the tokenizer, the validation windows, the machine.")
+
+def audit_stopping(run):
+    each, last, costs = run.loss.argmin(1), len(run.intervals) - 1, []
+    for patience in (1, 2, 3):
+        stop = [patience_stop(row, patience) for row in run.loss]
+        cost = np.mean([row[: s + 1].min() - row.min() for row, s in zip(run.loss, stop)])
+        costs.append(f"{patience} would have stopped at {np.mean(stop):.1f}, {cost:.3f} above the best")
+    return (f"Stop at interval {run.intervals[run.best]} (single seeds: {run.intervals[each.min()]} to "
+            f"{run.intervals[each.max()]}); {1 - run.best / last:.0%} of the compute came after it. "
+            f"Mean over seeds of when a patience of {', of '.join(costs)} (nats).")
+
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
 
 # ---------------------------------------------------------------- the four answers
 
 def answers(run):
-    """[(question, hypothesis, variables, verdict, evidence, audit lines that weaken it, published)]."""
-    w, (best, contrasts) = run.config["volatility_window"], planned(run)
-    anovas = {name: stats.rm_anova(Y) for name, Y in tested(run)[3:]}
-    tests = [(name, a.f, a.p_gg, f"F = {number(a.f)}, p = {number(a.p_gg)}")
-             for name, a in anovas.items()]
-    tests += [(name, t.chi2, t.p, f"chi2 = {number(t.chi2)}, p = {number(t.p)}")
-              for name, t in counted(run)]
-    fair = [name for name, _, p, _ in tests if p < 0.05 and name != "volatility"]
-    anova, spread = stats.rm_anova(run.loss), stats.sd_between(run.loss)
-    seed_p, rise = false_positives(run)[2], contrasts.mean_diff[-1:] * -1
-    up = bool((contrasts.p_adjusted[-1:] < 0.05).any() and (rise > 0).any() and best
-              and best < len(run.intervals) - 1)
+    """[question, hypothesis, variables, verdict, evidence, audit lines against it, published]."""
+    tests = [(name, a.p_gg, f"F = {number(a.f)}") for name, Y in tested(run)[3:]
+             for a in [stats.rm_anova(Y)]]
+    tests += [(name, t.p, f"chi2 = {number(t.chi2)}") for name, t in counted(run)]
+    differ = [name for name, p, _ in tests if p < stats.ALPHA and name != "volatility"]
+    anova, spread, contrasts = stats.rm_anova(run.loss), stats.sd_between(run.loss), planned(run)
+    turned = contrasts.b[-1] == run.loss.shape[1] - 1 and contrasts.a[-1] > 0
+    rises = turned and contrasts.mean_diff[-1] < 0 and contrasts.p_adjusted[-1] < stats.ALPHA
     stable = run.measures["stable"] == 1
-    phase = (stable[:, 1:] & stable[:, :-1]).mean(0)
-    found = bool((phase >= 0.5).any())
-    reject = lambda yes, name: f"reject {name}" if yes else f"fail to reject {name}"
+    lasting = (stable[:, 1:] & stable[:, :-1]).mean(0).max()
+    verdict = lambda yes, name: f"{'reject' if yes else 'fail to reject'} {name}"
+    seed_p = run.simulated[3]
     return [
-        ("RQ1. Do stability measures differ across training?", "H01: no difference",
-         "volatility, backslide frequency, spike rate", reject(fair, "H01") + (
-             f" ({', '.join(fair)})" if fair else " (once the first drop is left out)"),
-         "; ".join(f"{name}: {words}" for name, _, _, words in tests)
-         + " (Greenhouse-Geisser; Friedman for counts).", "3, 6, 7", "reject H01"),
-        ("RQ2. Do the trajectories of the seeds differ?", "H02: no seed effect",
-         "validation loss by seed", reject(seed_p < 0.05, "H02"),
-         f"F = {number(anova.f_subject)}; calibrated by the simulation of audit line 7, "
-         f"p = {number(seed_p)}. ICC(C,1) = {number(anova.icc)}; standard deviation between seeds "
-         f"{spread.sd[0]:.4f} (95 % interval {spread.low[0]:.4f} to {spread.high[0]:.4f}) at the start "
-         f"and {spread.sd[-1]:.4f} ({spread.low[-1]:.4f} to {spread.high[-1]:.4f}) at the end.",
-         "3, 7, 8", "descriptive evidence only"),
-        ("RQ3. Is learning non-monotonic?", "H03: the loss never rises again",
-         "validation loss by interval", reject(up, "H03"),
-         " ".join(f"Interval {run.intervals[a]} against {run.intervals[b]}: difference {d:.3f} nats, "
-                  f"adjusted p = {number(p)}." for a, b, d, p in zip(
-                      contrasts.a, contrasts.b, contrasts.mean_diff, contrasts.p_adjusted))
-         + " The minimum was chosen on " + ("one half of the validation windows and tested on the "
-                                            "other." if run.windows is not None else "the same "
-                                            "windows on which it was tested."), "1, 2", "reject H03"),
-        ("RQ4. Is there a stable phase?", "H04: none", "volatility, spike rate, backslides",
-         reject(found, "H04"),
-         f"{int(stable.sum())} of {stable[:, 2:].size} cells meet the rule; at most "
-         f"{phase.max(initial=0):.0%} of the seeds meet it in two intervals running.", "4",
-         "fail to reject H04")]
+        ["RQ1. Do stability measures differ across training?", "H01: they do not",
+         "volatility, backslide frequency, spike rate", verdict(differ, "H01") + (
+             f" ({', '.join(differ)})" if differ else " once the first drop is left out"),
+         "; ".join(f"{name}: {words}, p = {number(p)}" for name, p, words in tests)
+         + " (Greenhouse-Geisser; for counts Friedman).", "3, 6, 7", "reject H01"],
+        ["RQ2. Do the trajectories of the seeds differ?", "H02: they do not", "validation loss",
+         verdict(seed_p < stats.ALPHA, "H02"), f"F = {number(anova.f_subject)}, p = {number(seed_p)} "
+         f"calibrated by the simulation of audit line 7; ICC(C,1) = {number(anova.icc)}; standard "
+         "deviation between seeds " + " and ".join(
+             f"{spread.sd[t]:.4f} (95 % interval {spread.low[t]:.4f} to {spread.high[t]:.4f}) at {at}"
+             for t, at in ((0, "the start"), (-1, "the end"))) + ".", "3, 7, 8",
+         "descriptive evidence only"],
+        ["RQ3. Is learning non-monotonic?", "H03: the loss never rises again", "validation loss",
+         verdict(rises, "H03"), "; ".join(
+             f"interval {run.intervals[a]} minus {run.intervals[b]}: {d:.3f} nats, p = {number(p)}"
+             for a, b, d, p in zip(contrasts.a, contrasts.b, contrasts.mean_diff,
+                                   contrasts.p_adjusted))
+         + " (Bonferroni). The minimum was chosen on " + (
+             "the same windows." if run.windows is None else "one half of the windows and tested "
+             "on the other."), "1, 2", "reject H03"],
+        ["RQ4. Is there a stable phase?", "H04: there is none",
+         "volatility, spike rate, backslide frequency", verdict(lasting >= 0.5, "H04"),
+         f"{stable.sum()} of {stable[:, 2:].size} cells meet the rule; at most {lasting:.0%} of the "
+         "seeds meet it in the same two intervals running (half of them would be a phase).", "4",
+         "fail to reject H04"]]
 
-def summary(run):
+def summary(run, answered):
     """The outcome in a few plain sentences, for the terminal and for the top of the report."""
-    mean = run.loss.mean(0)
-    best, chance = int(mean.argmin()), math.log(run.config["vocab_size"])
-    back = mean[-1] - mean[best]
+    mean, best = run.loss.mean(0), run.best
     return [f"The mean validation loss of {len(run.seeds)} seeds fell from {mean[0]:.3f} (chance: "
-            f"{chance:.3f}) to its lowest, {mean[best]:.3f} nats, at interval {run.intervals[best]}, "
-            f"after {run.epochs[best]:.1f} epochs; " + (
-                f"it came back up by {back:.3f} to {mean[-1]:.3f} at the end." if best < len(mean) - 1
-                else "that is the end: it was still falling."),
-            *(f"{question} {verdict[0].upper()}{verdict[1:]}."
-              for question, _, _, verdict, *_ in answers(run)), *run.notes]
+            f"{math.log(run.config['vocab_size']):.3f}) to its lowest, {mean[best]:.3f} nats, at "
+            f"interval {run.intervals[best]}, after {run.epochs[best]:.1f} epochs; " + (
+                f"it came back up by {mean[-1] - mean[best]:.3f} to {mean[-1]:.3f} at the end."
+                if best < len(mean) - 1 else "that is the end: it was still falling."),
+            *(f"{row[0]} {row[3][0].upper()}{row[3][1:]}." for row in answered), *run.notes]
+
+# ---------------------------------------------------------------- the tables
+
+def number(x):
+    """A number for reading: four digits, a dash if undefined."""
+    return "–" if math.isnan(x) else f"{x:.4g}"
+
+def table(header, rows):
+    """An HTML table; numbers are shortened and set to the right, text is escaped."""
+    row = lambda kind, cells: "<tr>" + "".join(
+        f"<{kind} class=n>{number(x)}</{kind}>" if isinstance(x, (int, float))
+        else f"<{kind}>{html.escape(x)}</{kind}>" for x in cells) + "</tr>\n"
+    return f"<table>{row('th', header)}{''.join(row('td', cells) for cells in rows)}</table>\n"
+
+def outcomes(run):
+    """(header, rows) of interval_summary.csv: what each interval brought, means over seeds."""
+    spread, mean, m = stats.sd_between(run.loss), run.loss.mean(0), run.measures
+    columns = {"interval": run.intervals, "tokens": run.tokens, "epochs": run.epochs,
+               "train loss": run.train_loss.mean(0), "val loss": mean, "sd": spread.sd,
+               "sd low": spread.low, "sd high": spread.high, "perplexity": np.exp(run.loss).mean(0),
+               "gain per million": -np.diff(mean, prepend=np.nan)
+               / np.diff(run.tokens / 1e6, prepend=np.nan),
+               **{name.replace("_", " "): m[name].mean(0) for name in (
+                   "volatility", "backslide_frequency", "spike_rate", "spike_rate_corrected",
+                   "stable")}}
+    return list(columns), [[float(x) for x in row] for row in zip(*columns.values())]
+
+def anovas(run):
+    """(header, rows) of anova.csv: each variable's tests, normality and sphericity."""
+    rows = []
+    for name, Y in tested(run):
+        a, levels, m = stats.rm_anova(Y), stats.shapiro_by_level(Y), stats.mauchly(Y)
+        rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg,
+                     a.epsilon_hf, a.p_hf, a.p_lower_bound, a.eta_sq_generalized, a.eta_sq_partial,
+                     float(np.fmin.reduce(levels.p)), stats.shapiro_residuals(Y).p,
+                     f"W = {number(m.w)}, p = {number(m.p)}" if m.defined else m.reason])
+    return ["variable", "df", "F", "p", "epsilon GG", "p GG", "epsilon HF", "p HF", "p lower bound",
+            "eta2 generalized", "eta2 partial", "least p of Shapiro", "Shapiro, residuals",
+            "Mauchly"], rows
+
+def tests_section(run):
+    """The tests as HTML: ANOVA, counts, mixed model, contrasts and pairs."""
+    name = lambda a, b: f"interval {run.intervals[a]} minus {run.intervals[b]}"
+    pairs, adjacent = stats.pairwise_tests(run.loss), stats.pairwise_tests(run.loss, "adjacent")
+    models = {method: stats.mixed_model(run.loss, method) for method in ("ML", "REML")}
+    few = [(kind, name(a, b), *map(float, row)) for kind, t in (
+        ("planned", planned(run)), ("adjacent", adjacent)) for a, b, *row in zip(
+            t.a, t.b, t.mean_diff, t.t, t.p_adjusted, t.d_z)]
+    return "".join([
+        "<p>Seeds are the subjects, intervals the levels. Read p GG (Greenhouse-Geisser): it allows "
+        "for differences of unequal variance. Large p of Shapiro-Wilk do not prove normality.</p>",
+        table(*anovas(run)),
+        table(["counts: Friedman's test", "chi2", "df", "p"],
+              [[what, t.chi2, t.df, t.p] for what, t in counted(run)]),
+        "<h3>Mixed model: interval + (1 | seed)</h3>",
+        table(["criterion", "log-likelihood", "interval 0", "SE", "SE of contrasts",
+               "residual variance", "seed variance"],
+              [[method, m.log_likelihood, float(m.fixed[0]), float(m.se[0]), float(m.se[1]),
+                m.var_residual, m.var_subject] for method, m in models.items()]),
+        table(["contrast with interval 0 (REML)", "estimate", "95 % from", "to"],
+              [[f"interval {i}", *map(float, row)] for i, row in zip(run.intervals[1:], zip(
+                  *(v[1:] for v in (models["REML"].fixed, models["REML"].low, models["REML"].high))
+              ))][:: math.ceil(len(run.intervals) / 40)]),
+        "<h3>Few planned contrasts, and all pairs</h3>",
+        table(["", "contrast", "difference", "t", "p (Bonferroni)", "d_z"], few[:42]),
+        f"<p>All pairs: {(pairs.p_adjusted < stats.ALPHA).sum()} of {len(pairs.p)} differ after "
+        f"Bonferroni, among them {(pairs.p_adjusted[pairs.b == pairs.a + 1] < stats.ALPHA).sum()} of "
+        f"the {len(adjacent.p)} adjacent ones; if only those are asked for, "
+        f"{(adjacent.p_adjusted < stats.ALPHA).sum()}. Undefined: {np.isnan(pairs.p).sum()}.</p>"])
 
 # ---------------------------------------------------------------- the report
 
-def number(x, digits=4):
-    """A number for reading: few digits, nan as a word."""
-    return "undefined" if x is None or math.isnan(x) else f"{x:.{digits}g}"
-
-def table(header, rows):
-    """An HTML table; numbers are shortened, text is escaped."""
-    cell = lambda x: html.escape(number(x) if isinstance(x, float) else str(x))
-    return ("<table><tr>" + "".join(f"<th>{cell(h)}</th>" for h in header) + "</tr>" + "".join(
-        "<tr>" + "".join(f"<td>{cell(x)}</td>" for x in row) + "</tr>\n" for row in rows)
-        + "</table>")
-
-def write_csv(path, header, rows):
-    content = io.StringIO(newline="")
-    csv.writer(content, lineterminator="\n").writerows([header, *rows])
-    write_whole(path, content.getvalue())
-
-def write_tables(run):
-    """telemetry.csv, interval_summary.csv, anova.csv and pairwise.csv. Returns the last three."""
-    names, m, loss = list(run.measures), run.measures, run.loss
-    write_csv(run.folder / "telemetry.csv", ["seed", "interval", "tokens_seen", *names],
-              [[s, i, int(run.tokens[t]), *("" if np.isnan(m[name][r, t]) else float(m[name][r, t])
-                                            for name in names)]
-               for r, s in enumerate(run.seeds) for t, i in enumerate(run.intervals)])
-    spread, gain = stats.sd_between(loss), np.diff(loss.mean(0), prepend=np.nan)
-    gain = -gain / np.diff(run.tokens / 1e6, prepend=np.nan)
-    outcomes = (["interval", "tokens seen", "epochs", "train loss", "val loss", "sd", "sd low",
-                 "sd high", "perplexity", "nats gained per million tokens", "volatility",
-                 "backslides in window", "spike rate", "spike rate (corrected)", "stable share"],
-                [[i, int(run.tokens[t]), *(float(v[t]) for v in (
-                    run.epochs, run.train_loss.mean(0), loss.mean(0), spread.sd, spread.low,
-                    spread.high, np.exp(loss).mean(0), gain, *(m[name].mean(0) for name in (
-                        "volatility", "backslide_frequency", "spike_rate", "spike_rate_corrected",
-                        "stable"))))] for t, i in enumerate(run.intervals)])
-    anova = (["variable", "levels", "df", "df error", "F", "p", "epsilon GG", "p GG", "epsilon HF",
-              "p HF", "p lower bound", "eta2 generalized", "eta2 partial"],
-             [[name, Y.shape[1], a.df_effect, a.df_error, a.f, a.p, a.epsilon_gg, a.p_gg, a.epsilon_hf,
-               a.p_hf, a.p_lower_bound, a.eta_sq_generalized, a.eta_sq_partial]
-              for name, Y in tested(run) for a in [stats.rm_anova(Y)]])
-    t = stats.pairwise_tests(loss)
-    write_csv(run.folder / "interval_summary.csv", *outcomes)
-    write_csv(run.folder / "anova.csv", *anova)
-    write_csv(run.folder / "pairwise.csv", list(vars(t)), zip(*(v.tolist() for v in vars(t).values())))
-    return outcomes, anova, t
-
-def normality(run):
-    """Rows (what, W, p) of Shapiro-Wilk: the smallest p of the levels, and the residuals."""
-    for name, Y in tested(run):
-        levels, residuals = stats.shapiro_by_level(Y), stats.shapiro_residuals(Y)
-        if not np.isnan(levels.p).all():
-            j = int(np.nanargmin(levels.p))
-            yield f"{name}: least normal of {Y.shape[1]} levels", float(levels.w[j]), float(levels.p[j])
-        yield f"{name}: residuals", residuals.w, residuals.p
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
 color:#222}table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}
-td,th{border-bottom:1px solid #ccc;padding:3px 8px;text-align:left;vertical-align:top}
-figure{margin:1.5em 0;break-inside:avoid}figcaption{font-size:14px;color:#555}
-svg{width:100%;max-width:780px;height:auto}blockquote{white-space:pre-wrap;background:#f6f6f2;
-padding:1em;margin:1em 0}@media print{body{font-size:11px}table{display:table;font-size:8px}}"""
+td,th{border-bottom:1px solid #ccc;padding:2px 8px;text-align:left;vertical-align:top}.n{text-align:
+right;white-space:nowrap}figure{margin:1.5em 0;break-inside:avoid}figcaption{font-size:14px;color:
+#555}svg{width:100%;max-width:780px;height:auto}blockquote{white-space:pre-wrap;background:#f5f5f0;
+padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}table{font-size:7px}td,th{padding:
+1px 3px}}"""
 
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
     run = read_run(folder)
-    outcomes, anova, pairs = write_tables(run)
-    drawn, c, mean = figures(run), run.config, run.loss.mean(0)
+    c, mean, best, drawn = run.config, run.loss.mean(0), run.best, figures(run)
+    answered, (header, rows), pairs = answers(run), outcomes(run), stats.pairwise_tests(run.loss)
     (run.folder / "figures").mkdir(exist_ok=True)
     for name, (svg, _) in drawn.items():
         write_whole(run.folder / "figures" / f"{name}.svg", svg)
+    write_csv(run.folder / "interval_summary.csv", header, rows)
+    write_csv(run.folder / "anova.csv", *anovas(run))
+    write_csv(run.folder / "pairwise.csv", vars(pairs), zip(*(v.tolist() for v in vars(pairs).values())))
+    write_csv(run.folder / "telemetry.csv", ["seed", "interval", "tokens_seen", *run.measures], [
+        [seed, interval, int(run.tokens[t]), *(float(Y[i, t]) for Y in run.measures.values())]
+        for i, seed in enumerate(run.seeds) for t, interval in enumerate(run.intervals)])
     figure = lambda name: "<figure>{}<figcaption>{}</figcaption></figure>".format(*drawn[name])
-    best, contrasts = planned(run)
-    low = int(mean.argmin())
-    spread, order = run.loss.std(0, ddof=1), lambda t: list(np.argsort(run.loss[:, t]))
-    adjacent = stats.pairwise_tests(run.loss, "adjacent")
-    mixed = [(method, stats.mixed_model(run.loss, method)) for method in ("ML", "REML")]
+    order = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
     try:
         samples = json.loads((run.folder / "samples.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         samples = {}
-    sections = [
-        ("In short", "<p>" + "</p><p>".join(map(html.escape, summary(run))) + "</p>"),
-        ("What was asked", table(
-            ["question", "null hypothesis", "variables"], [row[:3] for row in answers(run)])),
-        ("What was done",
-         f"<p>A Llama of {c['n_layer']} layers, {c['n_head']} heads and width {c['n_embd']} was "
-         f"trained {len(run.seeds)} times on {c['train_documents']:,d} stories "
-         f"({c['train_tokens']:,d} tokens, {html.escape(c['corpus'])}), and measured every "
-         f"{c['interval_tokens']:,d} tokens on the same {c['valid_windows']} windows of "
-         f"{c['valid_documents']:,d} other stories. The seeds differ in "
-         f"{'the initial weights' if c['seed_decides'] == 'weights' else 'weights and order'}.</p>"
-         + table(["coverage", ""], [
-             ["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"], ["rows", run.loss.size],
-             ["duplicate rows", 0], ["tokens at the end", f"{int(run.tokens[-1]):,d}"],
-             ["epochs at the end", float(run.epochs[-1])]])),
-        ("What happened", figure("loss_by_seed") + figure("train_and_validation") + table(*outcomes)
-         + "<h3>The endpoint and the trajectory</h3>" + table(
-             ["", "the endpoint says", "the trajectory says"],
-             [["mean validation loss", float(mean[-1]), f"{mean[low]:.4f} at interval {low}"],
-              ["training needed (tokens)", f"{int(run.tokens[-1]):,d}", f"{int(run.tokens[low]):,d}"],
-              ["standard deviation between seeds", float(spread[-1]), f"{spread[low]:.4f} there"],
-              ["seeds from best to worst", " ".join(str(run.seeds[i]) for i in order(-1)),
-               " ".join(str(run.seeds[i]) for i in order(low))]])),
-        ("How stable it was", figure("volatility") + figure("backslides") + figure("events")),
-        ("The tests", "<p>Seeds are the subjects, intervals the levels. Read p GG: it allows for "
-         "unequal variances of the differences.</p>" + table(*anova) + table(
-             ["count (Friedman's test)", "chi2", "df", "p"],
-             [[name, t.chi2, t.df, t.p] for name, t in counted(run)])
-         + "<h3>Normality and sphericity</h3>" + table(
-             ["Shapiro-Wilk", "W", "p"], normality(run)) + table(
-             ["Mauchly", "W", "chi2", "df", "p", ""],
-             [[name, m.w, m.chi2, m.df, m.p, m.reason] for name, Y in tested(run)
-              for m in [stats.mauchly(Y)]])
-         + "<h3>Mixed model: interval + (1 | seed)</h3>" + table(
-             ["criterion", "log-likelihood", "intercept", "SE", "SE of contrasts",
-              "residual variance", "seed variance"],
-             [[method, m.log_likelihood, float(m.fixed[0]), float(m.se[0]), float(m.se[1]),
-               m.var_residual, m.var_subject] for method, m in mixed]) + table(
-             ["contrast with interval 0 (REML)", "estimate", "low", "high"],
-             [[f"interval {i}", *map(float, v)] for i, v in zip(run.intervals[1:], zip(
-                 mixed[1][1].fixed[1:], mixed[1][1].low[1:], mixed[1][1].high[1:]))][:60])
-         + "<h3>Planned contrasts, and all pairs</h3>" + table(
-             ["planned", "difference", "t", "p adjusted", "d_z"],
-             [[f"interval {run.intervals[a]} - {run.intervals[b]}", *map(float, v)] for a, b, *v in zip(
-                 contrasts.a, contrasts.b, contrasts.mean_diff, contrasts.t, contrasts.p_adjusted,
-                 contrasts.d_z)])
-         + f"<p>Significant after Bonferroni: {(pairs.p_adjusted < 0.05).sum()} of {len(pairs.p)} "
-         f"pairs; of the {len(adjacent.p)} adjacent pairs "
-         f"{(pairs.p_adjusted[pairs.b == pairs.a + 1] < 0.05).sum()} among all, "
-         f"{(adjacent.p_adjusted < 0.05).sum()} if only these are asked for. "
-         f"{np.isnan(pairs.p).sum()} are undefined.</p>" + figure("pairs")),
-        ("The audit: what this design can and cannot show",
-         "<ol><li>" + "</li><li>".join(html.escape(line(run)) for line in AUDIT) + "</li></ol>"),
-        ("The four answers", table(
-            ["question", "verdict", "evidence", "weakened by audit", "published verdict"],
-            [(row[0], *row[3:]) for row in answers(run)])),
-        ("Two stories", "".join(
-            f"<p>By the {name} checkpoint (seed {s['seed']}, interval {s['interval']}):</p>"
-            f"<blockquote>{html.escape(s['story'])}</blockquote>" for name, s in samples.items())),
-    ]
+    sections = {
+        "In short": "".join(f"<p>{html.escape(line)}</p>" for line in summary(run, answered)),
+        "What was asked": table(["question", "null hypothesis", "variables"],
+                                [row[:3] for row in answered]),
+        "What was done":
+            f"<p>A Llama of {c['n_layer']} layers, {c['n_head']} heads and width {c['n_embd']} was "
+            f"trained once for each seed, on {c['train_documents']:,d} documents of "
+            f"{html.escape(c['corpus'])} ({c['train_tokens']:,d} tokens), and measured at fixed token "
+            f"counts on the same {c['valid_windows']} windows of other documents.</p>"
+            + table(["coverage", ""], [
+                ["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"],
+                ["rows, each seed and interval once", run.loss.size],
+                ["tokens of each seed at the end", f"{run.tokens[-1]:,.0f}"],
+                ["epochs at the end", run.epochs[-1]]]),
+        "What happened": figure("loss_by_seed") + figure("train_and_validation")
+            + table(header, rows[:: math.ceil(len(rows) / 40)])
+            + "<h3>What the endpoint says, and what the trajectory says</h3>" + table(
+                ["", "endpoint", "trajectory"], [
+                    ["mean validation loss", mean[-1],
+                     f"{mean[best]:.4f} at interval {run.intervals[best]}"],
+                    ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f} needed"],
+                    ["standard deviation between seeds", run.loss[:, -1].std(ddof=1),
+                     f"{run.loss[:, best].std(ddof=1):.4g} at that interval"],
+                    ["seeds from best to worst", order(-1), order(best)]]),
+        "How stable it was": figure("volatility") + figure("backslides") + figure("events"),
+        "The tests": tests_section(run) + figure("pairs"),
+        "The audit: what this design can and cannot show": "<ol>" + "".join(
+            f"<li>{html.escape(line(run))}</li>" for line in AUDIT) + "</ol>",
+        "The four answers": table(["question", "verdict", "evidence", "weakened by audit line",
+                                   "published verdict"], [[row[0], *row[3:]] for row in answered])
+            + "<p>Published verdicts: arXiv 2606.13370. The paper itself reports Greenhouse-Geisser "
+            "p values and names repetition of the corpus among the possible causes; the order of the "
+            "text, the 16 validation windows and the spike rule are read from its author's "
+            "repository.</p>",
+        "Two stories": "".join(
+            f"<p>By the {name} checkpoint of seed {story['seed']} (interval {story['interval']}):</p>"
+            f"<blockquote>{html.escape(story['story'])}</blockquote>"
+            for name, story in samples.items())}
     title = f"{c['preset']}: {len(run.seeds)} seeds, {len(run.intervals)} intervals"
-    write_whole(run.folder / "report.html",
-                f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
-                f'content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-                f"<h1>{title}</h1>" + "".join(f"<h2>{h}</h2>\n{body}\n" for h, body in sections))
-    return [*summary(run), f"The report: {run.folder / 'report.html'}"]
+    write_whole(run.folder / "report.html", '<!doctype html><html lang="en"><meta charset="utf-8">'
+                '<meta name="viewport" content="width=device-width">'
+                f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+                + "".join(f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections.items()))
+    return [*summary(run, answered), f"The report: {run.folder / 'report.html'}"]
+
+def compare(folders):
+    """Draw the mean curves of several runs, and test arm by interval for the first two.
+
+    The same seeds are in both arms, so the interaction is the repeated-measures ANOVA of the
+    difference of the two matrices, without interval 0, where it is 0 by construction.
+    """
+    runs = [read_run(folder) for folder in folders]
+    path = runs[0].folder / f"compared_with_{'_'.join(run.folder.name for run in runs[1:])}.svg"
+    write_whole(path, line_chart([(run.folder.name, run.tokens / 1e3, run.loss.mean(0))
+                                  for run in runs], "training tokens (thousand)",
+                                 "mean validation loss (nats)"))
+    lines, (one, two) = [f"The curves: {path}"], runs[:2]
+    if one.seeds == two.seeds and one.intervals == two.intervals:
+        a = stats.rm_anova((one.loss - two.loss)[:, 1:])
+        lines.append(f"{one.folder.name} minus {two.folder.name} by interval: F({a.df_effect}, "
+                     f"{a.df_error}) = {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = "
+                     f"{number(a.p_gg)} (Greenhouse-Geisser); at the end the difference is "
+                     f"{(one.loss - two.loss)[:, -1].mean():.3f} nats")
+    return lines
+
+def lesson():
+    """What the published study's own numbers say when one asks them again."""
+    Y, seeds, _, _ = stats.read_table(Path(__file__).with_name("data") / "published_observations.csv")
+    m, mean = derive(Y), Y.mean(0)
+    print("The published study, mean validation loss of 6 seeds at 21 intervals:")
+    print("  " + " ".join(f"{x:.2f}" for x in mean))
+    print(f"Spikes by the published rule: {int(np.nansum(m['spike']))}; by the rule that leaves the "
+          f"change out of its own threshold: {int(np.nansum(m['spike_corrected']))}.")
+    print(f"After the turn, the changes of two seeds correlate {in_common(m['change'][:, 6:]):.2f}.")
+    t = np.arange(5, 21)
+    residual = mean[5:] - np.polyval(np.polyfit(t - 12, mean[5:], 3), t - 12)
+    print("Mean loss minus its cubic trend, by interval (every third one is below, at one place\n"
+          "of the text):\n  " + "  ".join(f"{i}:{r:+.3f}" for i, r in zip(t, residual)))
+    print("Is that instability of the training, or a property of the text?")
 
 def main():
-    if len(sys.argv) < 2:
-        return lesson()
     try:
         for folder in sys.argv[1:]:
             print("\n".join(write_report(folder)))
+        if len(sys.argv) > 2:
+            print("\n".join(compare(sys.argv[1:])))
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
+    if len(sys.argv) == 1:
+        lesson()
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ Sources: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare 
 Subword Units"; on bytes: Radford et al. (2019), GPT-2.
 """
 
-import argparse, heapq, json, os, re, sys
+import argparse, csv, heapq, io, json, os, re, sys
 from collections import Counter, defaultdict
 from itertools import chain
 from pathlib import Path
@@ -247,6 +247,13 @@ def write_whole(path, content):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+def write_csv(path, header, rows):
+    """A csv file, whole or absent; floats with every digit they have, nan as an empty cell."""
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows(
+        ["" if cell != cell else cell for cell in row] for row in [header, *rows])
+    write_whole(path, table.getvalue())
 
 # ---------------------------------------------------------------- the command line
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from model import Llama, ModelConfig
-from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_whole
+from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_csv, write_whole
 
 # ---------------------------------------------------------------- what a study is
 
@@ -362,15 +362,7 @@ def write_tables(folder, rows, windows):
     content = io.BytesIO()
     np.save(content, np.stack(windows))
     write_whole(folder / "val_windows.npy", content.getvalue())
-    write_rows(folder / "metrics.csv", rows)
-
-def write_rows(path, rows):
-    """A csv file of rows, dicts with the same keys; floats with every digit they have."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    write_csv(folder / "metrics.csv", rows[0], [row.values() for row in rows])
 
 # ---------------------------------------------------------------- which run this is
 

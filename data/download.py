@@ -1,26 +1,20 @@
 """Where text comes from when there is a network: four public corpora, fetched, checked, split.
 
 What it teaches: a download is the first source of error of an experiment. Connections break,
-servers send a web page instead of the file, the file is another one than last year. So: to a
-temporary name, continued after a break, its sum (sha256) compared with the known one, and only
-then renamed. What stands under its own name is whole.
+servers send a web page instead of the text, the text is another one than last year. So it goes
+to a temporary name, is continued after a break, and gets its name when its sum is right.
 
-    python data/download.py tinystories ptb    fetches 3 and 6 MB into data/downloads/ (seconds)
-                                               and prints path, size and sha256 of each file
-
-From Python: `from data.download import load`, then `documents, files = load("tinystories")`.
+    python data/download.py tinystories ptb    fetches 9 MB into data/downloads/, in seconds, and
+                                               prints path, size and sha256 of each file
 """
-import argparse, hashlib, os, re, sys, time
-from contextlib import contextmanager, suppress
+import argparse, hashlib, math, os, re, sys, time
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 DOWNLOADS = Path(__file__).resolve().parent / "downloads"  # git ignores it
 TRIES, WAIT, TIMEOUT = 4, 2, 20  # requests for a file; seconds between two; seconds of silence
-PATIENCE = 60  # seconds: a busy server that asks for a longer wait than this is an error
 GITHUB = "https://raw.githubusercontent.com/"
 # name: (url, {what stands for {} in it: (bytes to take from the start, their sha256 if known)}).
 # Of TinyStories that is a small part of 1.9 GB: 2,316 stories, and some 1,260 for validation.
@@ -40,57 +34,109 @@ CORPORA = {
         "valid": (1_121_681, "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
         "test": (1_256_449, "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0")})}
 
-class DownloadError(OSError):
-    """A text could not be had. The message says what, where, and what to do."""
-
-class Interrupted(Exception):
-    """Something failed on the way; another try may go well."""
-
-# ---------------------------------------------------------------- one request
-
-@contextmanager
-def network():
-    """Tell what fails on the way from what fails on this disk: Python calls both OSError."""
-    try:
-        yield
-    except (OSError, HTTPException) as error:
-        if isinstance(error, HTTPError):
-            raise  # the server was reached, and said no
-        raise Interrupted(getattr(error, "reason", "") or error or repr(error)) from None
-
 def receive(url, part, first_bytes):
-    """Add to the file `part` what it lacks. Raises Interrupted, HTTPError, DownloadError."""
+    """One request: add to the file `part` what it lacks. OSError or HTTPException at a break."""
     start = part.stat().st_size if part.exists() else 0
-    if first_bytes and start >= first_bytes:
-        return  # the last run was stopped between the last byte and the renaming
     span = f"bytes={start}-{first_bytes - 1 if first_bytes else ''}"
-    with network():
-        response = urlopen(Request(url, headers={"Range": span} if start or first_bytes else {}),
-                           timeout=TIMEOUT)
-    with response:
-        place = urlsplit(response.url)  # where the redirections ended
-        if place.scheme != "https" and place.hostname != "127.0.0.1":
-            raise DownloadError(f"{url} leads to {response.url}, which is not https")
-        if response.headers.get_content_type() == "text/html":
-            raise DownloadError(f"{url} is a web page, not a text: does your network ask to log in?")
-        sent, _, total = response.headers.get("Content-Range", "").rpartition("/")
-        if response.status != 206:  # the range was ignored: these are the bytes from the first on
+    with urlopen(Request(url, headers={"Range": span}), timeout=TIMEOUT) as response:
+        kind = response.headers.get_content_type()
+        if kind == "text/html" or not re.match(r"https:|http://127\.0\.0\.1:", response.url):
+            raise OSError(f"{kind} from {response.url} is not a text over https")
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if response.status != 206:  # the range was ignored: this is the file from its first byte
             start, total = 0, response.headers.get("Content-Length")
-        elif not sent.startswith(f"bytes {start}-"):
-            raise Interrupted(f"the server was asked for {span} and sent {sent!r}")
-        ends = [int(n) for n in (first_bytes, total) if str(n).isdigit()]
-        save(response, part, start, min(ends, default=None))
+        end = min((int(n) for n in (first_bytes, total) if str(n).isdigit()), default=math.inf)
+        with open(part, "ab" if start else "wb") as file:
+            # read1 gives what has come and does not wait for more: a break loses nothing of it.
+            while start < end and (piece := response.read1(min(65536, end - start))):
+                start += file.write(piece)
+                if sys.stderr.isatty():  # with \r last: the next line is written over this one
+                    print(f"{part.stem}: {start:,} of {end:,} bytes", end="\r", file=sys.stderr)
+    if start < end < math.inf:  # (without a known length, only the sum can tell)
+        raise ConnectionError(f"the connection was closed after {start:,} of {end:,} bytes")
 
-def save(response, part, start, end):
-    """Write what comes to `part` from byte `start` up to `end` (None: as long as it comes)."""
-    with open(part, "ab" if start else "wb") as file:
-        while end is None or start < end:
-            with network():  # read1 returns what has come, so that a break loses nothing
-                piece = response.read1(min(65536, (end or sys.maxsize) - start))
-            if not piece:
-                break
-            start += file.write(piece)
-            if sys.stderr.isatty():
-                print(f"\r{part.stem}: {start:,} of {end or '?':,} bytes", end="", file=sys.stderr)
-    if start < (end or 0):
-        raise Interrupted(f"the connection was closed after {start:,} of {end:,} bytes")
+def wait_or_give_up(error, attempt, url, part):
+    """Wait if another request may mend what failed, else raise OSError with a sentence."""
+    # HTTP says 4xx when the request is wrong and 5xx when the server is in trouble; 429 is "too
+    # many requests", and the wait it asks for is granted once, if it has at most two digits.
+    code, after = getattr(error, "code", 500), getattr(error, "headers", {}).get("Retry-After", "")
+    granted = code == 429 and attempt == 1 and re.fullmatch(r"\d\d?", after)
+    if code == 416:
+        part.unlink(missing_ok=True)  # the file has nothing after our part: begin anew
+    if attempt == TRIES or code < 500 and code != 416 and not granted:
+        advice = "wait some minutes and try again" if code == 429 else "try again, it continues"
+        raise OSError(f"cannot fetch {url} to {part}: {error}; {advice}, or give a text of "
+                      "your own with --train_file and --valid_file") from None
+    time.sleep(int(after) if granted else WAIT)
+
+def read_checked(path, first_bytes, sha256, revisable):
+    """The first bytes of a file, or all. If they are not the text: OSError, file removed."""
+    content = path.read_bytes()[:first_bytes]
+    found = hashlib.sha256(content).hexdigest()
+    page = re.match(rb"(?i)\s*<(!doctype|html)", content)
+    if page or sha256 not in (None, found):
+        what = "a web page, not a text" if page else f"of sha256 {found}, the known one is {sha256}"
+        if page or not revisable:
+            path.unlink()
+            raise OSError(f"{path} is {what}; it was removed")
+        print(f"warning: {path} is {what}; its authors may have revised it", file=sys.stderr)
+    return content
+
+def fetch(url, path, first_bytes=None, sha256=None, revisable=False):
+    """The first bytes of `url`, or all, from the file `path`, fetched unless they are there.
+
+    What a break leaves in path + ".part" is continued, now or by the next call. OSError says in a
+    sentence what failed. revisable: another sum than sha256 is only a warning."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    if path.exists() and path.stat().st_size >= (first_bytes or 0):
+        with suppress(OSError):  # a copy that was damaged is fetched anew
+            return read_checked(path, first_bytes, sha256, revisable)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, TRIES + 1):
+        try:
+            receive(url, part, first_bytes)
+            break
+        except (OSError, HTTPException) as error:
+            wait_or_give_up(error, attempt, url, part)
+    content = read_checked(part, first_bytes, sha256, revisable)
+    os.replace(part, path)
+    print(f"{path.name}: {len(content):,} bytes fetched", file=sys.stderr)
+    return content
+
+def split_stories(text):
+    """The stories of a part of TinyStories. What follows the last end of text was cut: dropped."""
+    stories = re.split(r"(?m)^<\|endoftext\|>\s*?$", text)[:-1]
+    # Between paragraphs one empty line, as in the published study's text: the file has none.
+    return [re.sub(r"\r?\n\s*", "\n\n", story.strip()) for story in stories if story.strip()]
+
+def load(corpus, folder=None):
+    """Fetch what is missing: ({split: list of documents}, {file: its "bytes" and "sha256"})."""
+    if corpus not in CORPORA:
+        raise OSError(f"there is no corpus {corpus!r}; there are {', '.join(CORPORA)}")
+    (pattern, parts), documents, files = CORPORA[corpus], {}, {}
+    for part, (size, sha256) in parts.items():
+        url, stories = pattern.format(part), corpus == "tinystories"
+        name = f"{corpus}/{url.rpartition('/')[2]}"
+        content = fetch(url, Path(folder or DOWNLOADS) / name, size, sha256, revisable=stories)
+        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        text = content.decode("utf-8", errors="replace")  # the cut may be inside a character
+        documents[part] = split_stories(text) if stories else [text]
+    if corpus == "tinyshakespeare":  # one text: 90 % of its characters, then twice 5 %
+        a, b = len(text) * 90 // 100, len(text) * 95 // 100
+        documents = {"train": [text[:a]], "valid": [text[a:b]], "test": [text[b:]]}
+    return documents, files
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="fetch text corpora into data/downloads/")
+    parser.add_argument("corpus", nargs="+", help=", ".join(CORPORA))
+    try:
+        for corpus in parser.parse_args(arguments).corpus:
+            for name, facts in load(corpus)[1].items():
+                print(f"{DOWNLOADS / name}  {facts['bytes']:,} bytes  sha256 {facts['sha256']}")
+    except (OSError, KeyboardInterrupt) as error:
+        print(str(error) or "interrupted: the same command continues it", file=sys.stderr)
+        return 2
+
+if __name__ == "__main__":
+    sys.exit(main())

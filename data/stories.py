@@ -34,7 +34,7 @@ def tell(text, facts, lists, dice):
 
 def tell_fact(hole, facts, lists, dice):
     """'A pet' -> 'An owl', and whoever asks for 'pet' again gets the same owl."""
-    article, _, key = hole.lower().rpartition(" ")
+    *article, key = hole.lower().split()
     if key not in facts:
         facts[key] = tell(pick(dice, lists[key]), facts, lists, dice)
     text = facts[key]
@@ -44,93 +44,82 @@ def tell_fact(hole, facts, lists, dice):
 
 
 # ---------------------------------------------------------------- 2. The people and the things
-# Lists, "name: item/item/...". Items must fit wherever their list is used: no season in `day`, no
-# plural but with s, a `craft` that takes -er, -ing and -ed.
+# Each list is "name: item/item/...;". An item fits wherever its list is used: no season in `day`,
+# plurals made by adding s, every `craft` takes -er, -ing and -ed, every `number` -th, `tone` -ly.
 WORDS = """
 girl: Mia/Lily/Anna/Zoe/Ruby/Nora/Ella/Ivy/Clara/Maya/Lucy/Emma/Sara/Hana/Tess/Nina/Alma/Leila/
- Amira/Priya/Iris/Greta/Molly/Keiko/Lena/Marta/Tara/Vera/Yara/Edith/Dora/Ada/Eva/Asha/Rita/Jana/
- Elsa/Zita/Wilma/Una/Bea/Cleo/Fay/Gina/Inga/Lola
+Amira/Priya/Iris/Greta/Molly/Keiko/Lena/Marta/Tara/Vera/Yara/Edith/Dora/Ada/Eva/Asha/Rita/Jana/
+Elsa/Zita/Una/Bea/Cleo/Fay/Gina/Inga/Lola/Wilma/Paula/Rosie/Sonia/Thea/Uma/Nadia/Wanda/Olga/Gwen;
 boy: Tom/Ben/Leo/Max/Sam/Finn/Omar/Jack/Noah/Theo/Luca/Eli/Hugo/Oscar/Milo/Felix/Ravi/Kofi/Owen/
- Toby/Arlo/Emil/Ivan/Jamal/Kai/Liam/Nico/Otis/Pablo/Ralph/Simon/Tariq/Yusuf/Ali/Ian/Abel/Gus/Ned/
- Axel/Cyril/Dan/Enzo/Hank/Igor/Joel/Karl
+Toby/Arlo/Emil/Ivan/Jamal/Kai/Liam/Nico/Otis/Pablo/Ralph/Simon/Tariq/Yusuf/Ali/Ian/Abel/Gus/Ned/
+Axel/Cyril/Dan/Enzo/Hank/Igor/Joel/Karl/Rufus/Lars/Malik/Neil/Olaf/Pedro/Sven/Ugo/Rafael/Dario/Hal;
 pet: Button/Clover/Pip/Biscuit/Pepper/Noodle/Bramble/Pebble/Waffle/Nutmeg/Sprout/Pickle/Dumpling/
- Muffin/Cocoa/Sesame/Truffle/Domino/Fidget/Tuppence
-kin: Grandma/Grandpa/Mom/Dad/Aunt Tilda/Uncle Joe
-friend: {hero}'s {bond} {pal}/{his} {bond} {pal}
-bond: best friend/cousin/neighbor/classmate/oldest friend/playmate
+Muffin/Cocoa/Sesame/Truffle/Domino/Fidget/Tuppence/Sultan/Mustard/Bubbles/Rascal/Toffee/Zigzag;
+kin: Grandma/Grandpa/Mom/Dad/Aunt Tilda/Uncle Joe; friend: {hero}'s {bond} {pal}/{his} {bond} {pal};
+bond: best friend/cousin/neighbor/classmate/oldest friend/playmate; how: {tone}ly/in {a tone} voice;
 job: baker/miller/tailor/potter/farmer/sailor/weaver/dentist/doctor/plumber/florist/jeweler/
- carpenter/shoemaker/librarian/beekeeper/barber/grocer/butcher/mayor/ferryman/mason/tinker
+carpenter/shoemaker/librarian/beekeeper/barber/grocer/butcher/mayor/mason/tinker/tanner/joiner;
 craft: paint/garden/juggl/danc/skat/explor/carv/climb/yodel/whistl/knitt/jogg/wrestl/drumm/box/hik/
- sculpt/surf/bowl/ski/kayak/tumbl
-tone: soft/quiet/calm/warm/kind/sweet/bright/frank/tender/earnest/wise/proud/serious/patient/clear/
- polite/cheerful/modest/thoughtful/curious/honest/solemn/hopeful/playful/generous
+bowl/ski/kayak/tumbl/fiddl/jok/sprint/fish/sketch/div/row/skipp/compos/weld/bak/snorkel;
+tone: quiet/calm/kind/sweet/bright/frank/tender/earnest/wise/serious/polite/cheerful/pensive/
+thoughtful/solemn/sincere/brisk/gracious/courteous/peaceful/mild/pleasant/cordial;
 trait: {tone}/{tone}/lively/dreamy/merry/funny/inventive/freckled/curly-haired/sensible/long-legged/
- sunny/shy/tidy/messy/witty/cheeky/loyal/busy/jolly
-how: {tone}ly/in {a tone} voice/with [a wink|a grin|a nod]
-color: yellow/white/pink/red/orange/gray/turquoise/lilac/crimson/blue/green/purple/violet/black
+sunny/shy/tidy/messy/witty/cheeky/loyal/busy/jolly/sleepy/nimble/bouncy/brainy/dimpled/rosy;
+color: yellow/white/pink/red/orange/gray/turquoise/lilac/crimson/blue/green/purple/violet/black;
 beast: bear/lion/tiger/whale/shark/zebra/camel/giraffe/panda/koala/parrot/penguin/pelican/lobster/
- crab/turtle/beetle/dragon/elephant/hippo/kangaroo/flamingo/crocodile/seal/eagle/dolphin/llama/
- gorilla/raccoon/lizard/spider/cricket/swan/snail/owl/falcon/yak/mole/goat/toad/bat/stork/beaver/
- frog/crow/puffin
+crab/turtle/beetle/dragon/elephant/hippo/kangaroo/flamingo/crocodile/seal/eagle/dolphin/llama/
+gorilla/raccoon/lizard/spider/cricket/swan/snail/owl/falcon/mole/goat/toad/bat/beaver/frog;
 food: plum/pear/apple/lemon/melon/apricot/fig/lime/onion/turnip/carrot/cucumber/pumpkin/leek/beet/
- coconut/walnut/banana/mango/parsnip/pretzel/bagel/cupcake
+coconut/walnut/banana/mango/parsnip/pretzel/bagel/cupcake/almond/olive/quince/papaya/doughnut;
 trinket: coin/stamp/feather/marble/ribbon/postcard/pinecone/pebble/ticket/magnet/thimble/puzzle/
- teacup/bottle/seashell/map/poem/riddle/fossil/bell
+teacup/bottle/seashell/map/poem/riddle/fossil/bell/whistle/shoelace/candle/medal/pencil;
 vehicle: tractor/rocket/submarine/locomotive/helicopter/spaceship/truck/bulldozer/airplane/tram/
- sailboat/robot/castle/pyramid/lighthouse/igloo
-horn: trumpet/tuba/flute/harp/violin/cello/banjo/accordion/xylophone/clarinet/trombone/oboe
-wear: hat/cape/vest/crown/apron/helmet/cloak/sweater/raincoat/beret/poncho/bonnet
-number: eleven/nineteen/twenty/thirty/forty/fifty/sixty/seventy/eighty/ninety
-who: [dreamed of becoming|planned to be] [{a craft}er|{a craft}er|{a job}] one day/practiced
- {craft}ing [day and night|before breakfast]/had {craft}ed since the age of three/[drew|sketched]
- {beast}s on [napkins|envelopes|misty windows]/owned a stuffed {beast} [without ears|with one eye]/
- knew {number} jokes about {beast}s/could spell hippopotamus backward
+sailboat/robot/castle/pyramid/lighthouse/igloo/wagon/trolley/palace/glider/fort;
+horn: trumpet/tuba/flute/harp/violin/cello/banjo/accordion/xylophone/clarinet/trombone/oboe;
+wear: hat/cape/vest/crown/apron/helmet/cloak/sweater/raincoat/beret/poncho/bonnet/bathrobe;
+number: four/six/seven/ten/eleven/thirteen/fourteen/fifteen/sixteen/seventeen/nineteen/eighteen;
+who: [dreamed of becoming|planned to be] [{a craft}er|{a craft}er|{a job}] one day/came from a long
+line of {job}s/practiced {craft}ing [day and night|before breakfast]/had {craft}ed since the age of
+three/[drew|sketched] {beast}s on [napkins|envelopes|misty windows]/owned a stuffed {beast} with
+[button eyes|one eye]/could imitate {a beast}'s [yawn|walk|sneeze]/laughed like {a beast};
 habit: could balance {a food} on one finger/loved {food}s above all/collected {trinket}s/carried {a
- trinket} around for luck/built {vehicle}s out of [cardboard|matchsticks|mashed potatoes]/slept in a
- bed shaped like {a vehicle}/played the {horn} [loudly|badly|beautifully]/was wild about {horn}s/
- talked to [clouds|worms|the moon|statues]/always wore {a color} {wear}/had inherited {number}
- {wear}s/asked {number} questions a day
+trinket} around for luck/built {vehicle}s out of [cardboard|mashed potatoes]/slept in a bed shaped
+like {a vehicle}/played the {horn} badly/was wild about {horn}s/talked to [clouds|statues]/always
+wore {a color} {wear}/had inherited {number} {wear}s/asked {number} questions [a day|an hour];
 home: {a color} [house|cottage|bungalow] [with a squeaky gate|with round windows|with a crooked
- chimney|with a mossy roof|beside the windmill|near the railway station|behind the church|next to
- the {job}'s shop|opposite the {job}'s yard]
+chimney|beside the windmill|near the railway|on {Number}th Street|opposite the {job}'s yard];
 intro: Once there was {a trait} {kid} named {hero} who {who} and {habit}./There once was {a trait}
- {kid} called {hero}. {He} {who}./{hero} was {a trait} {kid} who {who}. {He} lived in {home}./In
- {home} lived {hero}, {a trait} {kid} who {habit}./Everyone [on the street|at school|in town] knew
- {hero}, the {trait} {kid} who {habit}. {He} also {who}./Have you met {hero}? {He} {habit} and
- {who}.
-day: One [breezy|golden|mild|clear|quiet|fine] [morning|afternoon]/On
- [Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday] [morning|afternoon]/[Early|Late] one
- [morning|afternoon]
-aside: A [bumblebee hummed|dragonfly zipped|butterfly fluttered] past./Somewhere [a rooster crowed|a
- cuckoo called|a woodpecker knocked|a tractor rumbled]./The air smelled of
- [lilacs|clover|hay|honey|{food} pie]./A [plump pigeon|lazy tomcat|ladybug] looked on.//
-sad: {His} [shoulders drooped|chin wobbled|cheeks burned|eyes grew wet|heart sank|throat felt
- tight|stomach turned a somersault|lip trembled]
+{kid} called {hero}. {He} {who}./{hero} was {a trait} {kid} who {who}. {He} lived in {home}./In
+{home} lived {hero}, {a trait} {kid} who {habit}./Everyone [on the street|at school|in town] knew
+{hero}, the {trait} {kid} who {habit}. What is more, {he} {who}./Have you met {hero}? {He} {who}.;
+day: One [breezy|golden|mild|clear|fine] [morning|afternoon]/On
+[Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday] [morning|afternoon]/Early one morning;
+aside: A [bumblebee hummed|butterfly fluttered] past./Somewhere a [rooster crowed|cuckoo
+called|woodpecker knocked]./The air smelled of [lilacs|{food}s]./A [pigeon|tomcat] watched.;
+sad: {His} [shoulders drooped|chin wobbled|cheeks burned|heart sank|throat felt tight|lip trembled];
 """
 
 # ---------------------------------------------------------------- 3. The plots
-# A plot begins with "# title; names of its facts". Each line with semicolons is a set of facts that
-# belong together (so nobody loses a pond); the rest is the story, with / between paragraphs.
-# The cast: {hero} with {he} {him} {his}, and a child {pal} with {he2} {him2} {his2}: a girl and a
-# boy, so that "he" and "she" are never in doubt; everybody else goes by name.
-# EXERCISE: add a plot of your own at the end, with four sets of facts, and print some stories.
+# "# title; names of facts", then lines with semicolons: each a set of facts that belong together,
+# so that nobody loses a pond. The other lines are the story, with / between paragraphs. The cast:
+# {hero} with {he} {him} {his}, and a child {pal} with {he2} {him2} {his2}: one girl and one boy, so
+# "he" and "she" are never in doubt. Add a plot of your own at the end: print 50 and read.
 PLOTS = """
 # Lost and found; thing; clue; animal; nook; need; swap
-striped scarf; speckled feathers; chicken; in the henhouse; My eggs were shivering; fluffy woolen blanket
-silver spoon; glossy feathers; magpie; in a hollow birch; I only wanted a mirror; polished brass doorknob
-left slipper; muddy paw prints; puppy; under the porch; It smells so nicely of you; comfortable old sock
-knitted mitten; cheese crumbs; mouse; behind the pantry shelf; I had no sleeping bag; padded matchbox
+striped scarf; speckled feathers; chicken; in the henhouse; My eggs were shivering; woolen blanket
+silver spoon; glossy feathers; magpie; in a hollow birch; I wanted a mirror; shiny brass doorknob
+left slipper; muddy paw prints; puppy; under the porch; It smells so nicely of you; cozy old sock
+knitted mitten; cheese crumbs; mouse; behind the pantry; I had no sleeping bag; padded matchbox
 {intro} / {Day}, {his} {thing} was gone! {hero} searched under the [sofa|carpet|mattress] and inside
 the [piano|oven|teapot]. "{A thing} cannot [walk|wander] away," said {friend}. "Look, {clue}!" /
 They followed the trail like [detectives|bloodhounds], and {nook} sat {pet} the {animal} with the
-{thing}. "Forgive me," {pet} [mumbled|muttered|squeaked]. "{need}." / {hero} dashed home and
-returned with {a swap}. "It is perfect!" cried {pet}. Ever since, {hero} has often come by to admire
-the {swap}.
+{thing}. "Forgive me," {pet} [mumbled|muttered|squeaked]. "{need}." / {hero} dashed home and brought
+{a swap} instead. "It is perfect!" cried {pet}. Every week, {hero} comes to admire {pet}'s {swap}.
 # Broken and mended; thing; use; crack; tools; mark
-kite; let it swoop over the meadow; one of its sticks snapped; bamboo and twine; it flew twice as high
-music box; wound it up too far; its little key broke off; pliers and wire; it tinkled a brand-new tune
-wooden cart; steered it downhill; a wheel rolled into the ditch; a hammer and nails; it squeaked a song
-puppet; made it waltz and leap; one arm came off; a needle and thread; it waved more politely than ever
+kite; let it swoop over the meadow; its frame snapped; bamboo and twine; it flew twice as high
+music box; wound it up too far; its key broke off; pliers and wire; it tinkled a brand-new tune
+wooden cart; steered it downhill; a wheel rolled off; a hammer and nails; it squeaked a song
+puppet; made it waltz and leap; a seam burst; a needle and thread; it waved with great elegance
 {intro} / {Friend} lent {him} {a thing}. {Day}, {hero} {use}. {aside} [Then|Suddenly] {crack}.
 {Sad}. "I could hide it [under my bed|in the compost]," {he} thought, but that idea felt as heavy as
 [a brick|an anvil]. / So {he} confessed. {pal} took three long breaths. "Thank you for being
@@ -140,94 +129,85 @@ honest," {he2} said {how}. "The {job} can mend anything except burnt porridge." 
 cellar; a jar of jam; a hollow groan; a grumpy ogre; a rusty pipe, gurgling to itself
 attic; the sewing basket; a spooky flapping; a ghost; a bedsheet, drying in the draft
 barn; a coil of rope; heavy breathing; a troll; the donkey, fast asleep and snoring
-boathouse; the oars; a slow knocking; a pirate with a wooden leg; a canoe, bumping against the dock
+boathouse; the oars; a slow knocking; a one-legged pirate; a canoe, bumping against the dock
 {intro} Only the {place} frightened {him}. / One [foggy|chilly|murky] evening, {kin} said, "Please
-fetch {errand} from the {place}." {hero} [gulped|turned pale]. From behind the door came {sound}.
-"That must be {guess}!" {he} whispered. "You can be afraid and brave at the same time," said
-{friend} {how}, and lit a lantern. / [Step by step|Inch by inch], they crept in. The light trembled
-over [dusty shelves|cobwebs|a broken ladder] and came to rest on {truth}. "So you are {guess}!"
-{hero} chuckled. Now, whenever {he} hears {sound}, {he} just [waves hello|knocks back].
+fetch {errand} from the {place}." From behind the door came {sound}. "That must be {guess}," {he}
+[gasped|whispered]. / "You can be afraid and brave at the same time," said {friend} {how}, and lit a
+lantern. [Step by step|Inch by inch], they crept in. The light trembled over [dusty
+shelves|cobwebs|a ladder] and fell on {truth}. "So you are {guess}!" {hero} chuckled. Now, whenever
+{he} hears {sound}, {he} just [waves hello|knocks back].
 # Out of reach; thing; spot; vain; animal; deed; treat
 kite; in the crown of an oak; No broom was long enough; squirrel; gnawed the string loose; hazelnuts
-ring; in a crack of the pavement; Fingers were much too thick; mouse; squeezed in after it; cheddar
+ring; in a crack of the pavement; All fingers were too thick; mouse; squeezed in after it; cheddar
 cap; behind a thorny hedge; Every branch pricked and poked; hedgehog; rolled it out; raisins
-bracelet; at the bottom of the brook; The current was icy and swift; otter; dived for it; fish sticks
+bracelet; at the bottom of the brook; The water was icy and swift; otter; dived for it; fish sticks
 {intro} / {Day}, {he} was [hopping|skipping|strolling] along with {his} {color} {thing}. {aside} One
-[sneeze|stumble|gust of wind], and whoosh, there it was, {spot}! {vain}. {hero} [scolded|begged] the
-{thing}, but it did not [budge|listen]. / "You need an expert," said {friend} {how}. "Ask {pet} the
-{animal}!" {pet} nodded gravely and {deed}. / "How can I thank you?" cried {hero}. "Well, I do like
-{treat}," said {pet}. So they had a picnic with a [mountain|bucket] of {treat}. Since then, {hero}'s
-pockets have been full of {treat}, just in case.
+[sneeze|stumble|gust of wind], and whoosh, there it was, {spot}! {vain}. / "You need an expert,"
+said {friend} {how}. "Ask {pet} the {animal}!" {pet} nodded gravely and {deed}. "How can I thank
+you?" cried {hero}. "Well, I do like {treat}," said {pet}. So they had a picnic with a
+[mountain|bucket] of {treat}. Since then, {hero}'s pockets have been full of {treat}, just in case.
 # Sharing; thing; alone; together
 seesaw; it sat on the ground like a sleepy cow; up and down they flew, higher than the hollyhocks
 rowboat; it spun like a dizzy top; they glided straight across the lake to a tiny, secret island
-set of walkie-talkies; nothing answered but static; mysterious codes crackled through the garden
+set of walkie-talkies; only static answered; mysterious codes crackled through the garden
 red wagon; there was nobody to pull it; they took turns as horse and passenger, trotting uphill
-{intro} For {his} birthday, {kin} gave {him} a {thing}. "Mine, all mine!" {he} [sang|crowed].
+{intro} / For {his} birthday, {kin} gave {him} a {thing}. "Mine, all mine!" {he} [sang|crowed].
 {Friend} asked to join in. "No," said {hero}. {pal} [shrugged|sighed] and went off to count
-[ants|chimneys|bicycles]. / But {alone}. Soon {hero} was bored [stiff|silly]. "Some presents are
-like [scissors|mittens|cymbals|chopsticks]," {kin} said {how}. "Half a pair is not much use." /
-{hero} blushed and hurried after {pal}. "I was [selfish|greedy|a grouch]. Will you come back?"
-{pal}'s face lit up. Soon {together}! "It is mine and yours," said {hero}. "You mean ours," said
-{pal}.
+[ants|chimneys|bicycles]. / But {alone}. "Some presents are like
+[scissors|mittens|cymbals|chopsticks]," {kin} said {how}. "Half a pair is not much use." / {hero}
+blushed and hurried after {pal}. "I was [selfish|greedy|a grouch]. Will you come back?" {pal}'s face
+lit up. Soon {together}! "It is mine and yours," said {hero}. "You mean ours," said {pal}.
 # A promise; duty; did; show; state; reward
-water my tomatoes; watered every last tomato; A circus is here; the tomatoes were plump; the ripest one
+water my tomatoes; watered every last tomato; The circus is here; the tomatoes were plump; the best
 feed my goldfish; fed the goldfish; A juggler is in town; the fish blew fat bubbles; a pearly shell
 brush my pony; combed the tangled mane; A hot-air balloon is landing; the pony gleamed; a long ride
-shut my henhouse; bolted its door; The fireworks are starting; no hen was missing; a giant omelet
-{intro} / "I am traveling to the [city|coast|mountains] until Sunday," the {job} told {him} one day.
-"Will you {duty} each evening?" "I promise," said {hero}, and they shook hands like
-[sailors|kings|bankers]. / On the second evening, {friend} came galloping up. "Hurry! {show}!"
-{hero}'s feet [itched|twitched]. "First I must keep my promise," {he} said {how}. "Then I shall
-help," said {pal}. "Four hands are quicker than two." Together they {did}, ran like [hares|the wind]
-and missed nothing. / On Sunday, {state}, and the {job} gave {hero} {reward}. {He} shared it with
-{pal}, because two of the four hands belonged to {him2}.
+shut my henhouse; bolted the door; The fireworks are starting; no hen was missing; a giant omelet
+{intro} / "I am off to the [city|coast|mountains] until Sunday," the {job} told {him} one day. "Will
+you {duty} each evening?" "I promise," said {hero}, and they shook hands like [sailors|kings]. / On
+the second evening, {friend} came running. "Hurry! {show}!" {hero}'s feet [itched|twitched]. "My
+promise comes first," {he} said {how}. "Then I shall help," said {pal}. "Four hands are quicker than
+two." Together they {did} and missed nothing. / On Sunday, {state}, and the {job} gave {hero}
+{reward}. {He} and {pal} shared it, because two of the four hands were {pal}'s.
 # The race; race; goal; mishap; help; prize
 sack; the elm; tumbled into the leaves; pulled {him2} out; gingerbread heart
 scooter; the fountain; got stuck in a grate; lifted the wheel free; golden ribbon
 barefoot; the bridge; trod on a thistle; plucked out the prickle; chocolate medal
-sled; the frozen pond; plunged headfirst into a snowdrift; dug {him2} out; bag of roasted almonds
-{intro} {Friend} was the fastest {kid2} in the [village|valley|county], and {he2} said so ten times
-a day. / At last the great {race} race came. The {job} raised a [checkered
-flag|handkerchief|cowbell]. "Ready, steady, go!" {pal} shot ahead like [an arrow|a startled rabbit].
-But just before the end, {he2} {mishap}. "Ouch!" / Now {hero} could win! {He} glanced at {goal}.
-{He} glanced at {pal}. Then {he} turned around and {help}. Side by side, they reached {goal} at
-[exactly|precisely] the same [second|instant]. / The {job} cut the {prize} in two. {pal} still
-[talks|boasts] about that race ten times a day, but now {he2} says "we" instead of "I."
+sled; the frozen pond; plunged headfirst into a snowdrift; dug {him2} out; block of almond nougat
+{intro} {Friend} was the fastest {kid2} in the [village|county], and {he2} said so ten times a day.
+/ At the great {race} race, {he2} shot ahead like [an arrow|a startled rabbit]. Just before {goal},
+{he2} {mishap}. "Ouch!" / Now {hero} could win! {He} glanced at {goal}. {He} glanced at {pal}. Then
+{he} turned and {help}. They finished side by side, and the {job} cut the {prize} in two. {pal}
+still [talks|boasts] about that race ten times a day, but now {he2} says "we" instead of "I."
 # Baking; dish; slip; idea; rescue; title
-gingerbread men; they had melted into a row; They are holding hands; iced them as one; the Friendship Chain
-a plum cake; its middle had sunk; A crater needs lava; poured in hot custard; the Volcano
-pancakes; one stuck to the ceiling; It must fall sometime; held out a plate until it dropped; the Falling Star
-a lemon jelly; it was as thin as rain; Bring some straws; served it in tall glasses; the Lemon Lagoon
-{intro} / {kin}'s birthday was near, so {he} wanted to make {dish} as a surprise. {Friend} [tied on
-an apron|rolled up {his2} sleeves]. They stirred till their [wrists|elbows] were sore, and the
-kitchen smelled of [vanilla|cinnamon|butter]. Then {hero} let out a [yelp|shriek]: {slip}! {Sad}. /
-"All is [ruined|lost]," {he} [wailed|moaned]. "No, it is not," said {pal} {how}. "{idea}!" So they
-{rescue}. / "What on earth is this?" asked {kin}. "We call it {title}," {hero} answered grandly.
-{kin} took a taste and [burst out laughing|clapped with delight]. {hero} wrote down the recipe,
-mistake and all.
+gingerbread men; they had melted into a row; They are holding hands; iced them all; the Happy Chain
+a plum cake; its middle had caved in; A crater needs lava; poured in hot custard; the Volcano
+pancakes; one stuck to the ceiling; It must fall sometime; caught it with a plate; the Falling Star
+a lemon jelly; it was as thin as rain; Bring straws; served it in tall glasses; the Lemon Lagoon
+{intro} / {kin}'s birthday was near, so {he} decided to make {dish}. {Friend} [tied on an
+apron|rolled up {his2} sleeves]. They stirred till their [wrists|elbows] were sore, and the kitchen
+smelled of [vanilla|cinnamon|butter]. Then {hero} let out a [yelp|shriek]: {slip}! {Sad}. / "All is
+[ruined|lost]," {he} [wailed|moaned]. "No, it is not," said {pal} {how}. "{idea}!" So they {rescue}.
+/ "What on earth is this?" asked {kin}. "We call it {title}," {hero} announced. {kin} [burst out
+laughing|clapped with delight]. {hero} wrote down the recipe, mistake and all.
 # Planting and waiting; seed; sprout; grown; use
 sunflower seed; a green loop; it towered above the roof; fed the sparrows all winter
 pumpkin seed; a fat leaf; it was as round as a drum; cooked a steaming soup
 bean; a curly shoot; it had climbed the drainpipe; filled three baskets with pods
 poppy seed; a pale tip; its petals shone like silk; picked a bouquet for the breakfast table
-{intro} / One spring day, {kin} gave {him} {a seed}. "What does it need?" {he} asked. "Soil, rain,
-sunshine and patience." "Where can I buy patience?" [wondered|inquired] {hero}. {kin} only smiled. /
-{He} pushed it into the [soft|crumbly] earth and waited. Nothing! {He} sang it [lullabies|marches],
-{he} read it [comics|the weather forecast]. Still nothing! "Perhaps it is [shy|ticklish|asleep],"
-said {friend}. So they turned their backs and counted to {number}. / Days later, {sprout}
-[peeped|poked] out. By the end of summer, {grown}, and {he} {use}. The next spring, {he} gave {pal}
-{a seed}. "Soil, rain and sunshine," {he} explained. "And patience?" asked {pal}. "You may borrow
-some of mine."
+{intro} / One spring day, {kin} gave {him} {a seed}. It needed soil, rain, sun and patience. "Where
+can I buy patience?" [wondered|asked] {hero}. {kin} only smiled. / {He} pushed it into the earth.
+Nothing! {He} sang it [lullabies|marches]. Still nothing! "Perhaps it is [shy|ticklish|asleep],"
+said {friend}. So they turned away and counted to a thousand. / Soon {sprout} [peeped|poked] out. By
+autumn, {grown}, and {he} {use}. The next spring, {he} gave {pal} {a seed}. "It needs soil, rain and
+sun," {he} explained. "And patience?" asked {pal}. "You may borrow some of mine."
 """
-
 
 # ---------------------------------------------------------------- 4. The two streams
 @cache
 def library():
     """The texts above, cut up once: {list: items} and, for each plot, (story, sets of facts)."""
-    entries = WORDS.strip().replace("\n ", " ").split("\n")
-    lists = {name: re.split("/ ?", items) for name, items in (e.split(": ", 1) for e in entries)}
+    lists = {name: re.split(r"/\s*", items)
+             for name, items in re.findall(r"(\w+): ([^;]+);", WORDS)}
     plots = []
     for block in PLOTS.split("\n# ")[1:]:
         lines = block.split("\n")
@@ -241,19 +221,16 @@ def candidate(dice):
     """Draw a plot, a cast and a set of the plot's facts, then tell the story."""
     lists, plots = library()
     story, sets = pick(dice, plots)
-    girl, boy = ("girl", "she", "her", "her"), ("boy", "he", "him", "his")
-    cast = pick(dice, [girl + boy, boy + girl])
-    facts = dict(zip("kid he him his kid2 he2 him2 his2".split(), cast))
-    facts |= {"hero": pick(dice, lists[cast[0]]), "pal": pick(dice, lists[cast[4]])}
+    cast = pick(dice, ["girl she her her boy he him his", "boy he him his girl she her her"])
+    facts = dict(zip("kid he him his kid2 he2 him2 his2".split(), cast.split()))
+    facts |= {"hero": pick(dice, lists[facts["kid"]]), "pal": pick(dice, lists[facts["kid2"]])}
     facts |= {name: tell(text, facts, lists, dice) for name, text in pick(dice, sets).items()}
     return " ".join(tell(story, facts, lists, dice).split()).replace(" / ", "\n")
 
 
 def stories(stream):
-    """Endless stories of "train" or "valid": none comes twice, and none is in both.
-
-    KEEP: a bit of the sha256 of its text decides to which of the two a story belongs.
-    """
+    """Endless stories of "train" or "valid": none comes twice, and none is in both."""
+    # KEEP: one bit of the sha256 of its text decides to which of the two a story belongs.
     side, told, dice = ("train", "valid").index(stream), set(), Random(2612)
     while True:
         story = candidate(dice)
@@ -271,11 +248,11 @@ def first_stories(stream, n):
 # ---------------------------------------------------------------- 5. The command line
 def main(arguments):
     """Print stories, return the exit status."""
-    count, stream = (arguments + ["3", "train"][len(arguments):])[:2]
-    if len(arguments) > 2 or not count.isdecimal() or stream not in ("train", "valid"):
-        print("usage: python data/stories.py [how many] [train|valid]", file=sys.stderr)
+    settings = arguments + ["3", "train"][len(arguments):]
+    if not re.fullmatch("[1-9][0-9]{0,5} (train|valid)", " ".join(settings)):
+        print("Give a number from 1 to 999999, then perhaps train or valid.", file=sys.stderr)
         return 2
-    print("\n<|endoftext|>\n".join(first_stories(stream, int(count))))
+    print("\n<|endoftext|>\n".join(first_stories(settings[1], int(settings[0]))))
     return 0
 
 
