@@ -40,7 +40,7 @@ class InputError(ValueError):
 # ---------------------------------------------------------------- taking a table apart
 def scaled(Y):
     """Y (..., n, k) -> exact Y / 2**exponent, largest number in [0.5, 1); exponent (..., 1, 1).
-    Raises InputError for nan, infinities, text and fewer than 2 rows or columns, as all below do.
+    Raises InputError for nan, infinities and fewer than 2 rows or columns, as all below do.
     """
     Y = np.asarray(Y, dtype=np.float64)
     if Y.ndim < 2 or min(Y.shape[-2:]) < 2:

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.download import load
+from data.stories import first_stories
 from model import Llama, ModelConfig
 from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_csv, write_whole
 
@@ -39,9 +41,9 @@ class StudyConfig:
     corpus: str = setting("embedded", "", None, ["embedded", "tinystories"], "where text is from")
     train_file: list = setting([], "file", None, None, "training text in place of the corpus")
     valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
-    train_stories: int = setting(100, "stories", 1, 10**7, "training text, from its start")
-    valid_stories: int = setting(200, "stories", 1, 10**7, "validation text, from its start")
-    tokenizer_stories: int = setting(100, "stories", 1, 10**7, "what the tokenizer learns from")
+    train_stories: int = setting(24, "stories", 1, 10**7, "training text, from its start")
+    valid_stories: int = setting(60, "stories", 1, 10**7, "validation text, from its start")
+    tokenizer_stories: int = setting(24, "stories", 1, 10**7, "what the tokenizer learns from")
     vocab_size: int = setting(1024, "tokens", 257, 10**6, "vocabulary")
     # model
     block_size: int = setting(64, "tokens", 2, 8192, "length of a window")
@@ -52,21 +54,21 @@ class StudyConfig:
     seeds: list = setting([101, 202, 303, 404, 505, 606], "", 0, 2**32 - 1, "one run for each")
     seed_decides: str = setting("weights", "", None, ["weights", "weights+order"],
                                 "the initial weights only, or the order of the windows too")
-    total_tokens: int = setting(409_600, "tokens", 1, 10**12, "budget, used in whole intervals")
+    total_tokens: int = setting(245_760, "tokens", 1, 10**12, "budget, used in whole intervals")
     windows_per_step: int = setting(16, "windows", 1, 4096, "windows in one optimizer step")
-    peak_lr: float = setting(3e-3, "", 0, 1, "learning rate at the end of the warm-up")
-    final_lr: float = setting(3e-4, "", 0, 1, "learning rate at the end of the decay")
-    warmup_tokens: int = setting(20_480, "tokens", 0, 10**12, "the rate rises from 0 until here")
-    decay_tokens: int = setting(409_600, "tokens", 1, 10**12, "the rate falls until here")
+    peak_lr: float = setting(4e-3, "", 0, 1, "learning rate at the end of the warm-up")
+    final_lr: float = setting(4e-4, "", 0, 1, "learning rate at the end of the decay")
+    warmup_tokens: int = setting(12_288, "tokens", 0, 10**12, "the rate rises from 0 until here")
+    decay_tokens: int = setting(245_760, "tokens", 1, 10**12, "the rate falls until here")
     beta1: float = setting(0.9, "", 0, 0.9999, "AdamW's memory of the gradient")
     beta2: float = setting(0.95, "", 0, 0.9999, "AdamW's memory of its square")
     weight_decay: float = setting(0.1, "", 0, 10, "AdamW's pull of all parameters towards 0")
     grad_clip: float = setting(1.0, "", 1e-6, 1e6, "longest gradient that a step may follow")
     device: str = setting("cpu", "", None, ["cpu", "cuda", "mps"], "where the tensors live")
     # measurement
-    interval_tokens: int = setting(20_480, "tokens", 1, 10**12, "training between measurements")
+    interval_tokens: int = setting(12_288, "tokens", 1, 10**12, "training between measurements")
     valid_start: int = setting(0, "tokens", 0, 10**9, "where the validation windows begin")
-    valid_windows: int = setting(128, "windows", 2, 10**6, "validation windows, side by side")
+    valid_windows: int = setting(96, "windows", 2, 10**6, "validation windows, side by side")
     published_windows: int = setting(0, "windows", 0, 10**6, "of these, the published study's")
     # analysis
     volatility_window: int = setting(5, "intervals", 2, 1000, "changes behind a rolling measure")
@@ -114,7 +116,7 @@ PRESETS = {
     # the loss turns within the budget, as it does in the published study.
     "classroom": {},
     # The control: the same, but no story is ever seen twice.
-    "fresh": {"train_stories": 4000},
+    "fresh": {"train_stories": 2000},
     # The published study. Its 16 validation windows are the first of our 1,024.
     "paper": dict(
         corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
@@ -159,25 +161,23 @@ class Text:
     valid: np.ndarray  # (n_valid_tokens) ids
     token_bytes: np.ndarray  # (vocab_size) bytes of each token; the end of text has none
 
-def read_documents_of(config):
-    """(training documents, validation documents, facts), as many as the settings ask for."""
+def read_text(config):
+    """(training documents, validation documents, where they are from), as the settings ask."""
     n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
     if config.train_file:
         return ([d for path in config.train_file for d in read_documents(path, n_train)][:n_train],
                 [d for path in config.valid_file for d in read_documents(path, n_valid)][:n_valid],
                 {"corpus": ", ".join(config.train_file)})
     if config.corpus == "embedded":
-        from data.stories import first_stories
         return first_stories("train", n_train), first_stories("valid", n_valid), {
-            "corpus": "embedded stories"}
-    from data.download import load
+            "corpus": "the project's own stories"}
     documents, files = load(config.corpus)
     return documents["train"][:n_train], documents["valid"][:n_valid], {
         "corpus": config.corpus, "files": files}
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
-    train, valid, facts = read_documents_of(config)
+    train, valid, facts = read_text(config)
     tokenizer = BPETokenizer.train(train[: config.tokenizer_stories], config.vocab_size)
     train = train[: config.train_stories]
     text = Text(*(np.array(tokenizer.encode_documents(d)) for d in (train, valid)),

@@ -17,7 +17,7 @@ DOWNLOADS = Path(__file__).resolve().parent / "downloads"  # git ignores it
 TRIES, WAIT, TIMEOUT = 4, 2, 20  # requests for a file; seconds between two; seconds of silence
 GITHUB = "https://raw.githubusercontent.com/"
 # name: (url, {what stands for {} in it: (bytes to take from the start, their sha256 if known)}).
-# Of TinyStories that is a small part of 1.9 GB: 2,316 stories, and some 1,260 for validation.
+# Of TinyStories that is a small part of 1.9 GB: 2,316 stories, some 1,250 for validation.
 CORPORA = {
     "tinystories": ("https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/"
                     "TinyStories-{}.txt", {
