@@ -159,7 +159,7 @@ def line_chart(lines, x_label, y_label, log=False, top=None, marks=()):
     X = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (width - left - right)
     Y = lambda y: height - lower - (scale(y) - y0) / (y1 - y0) * (height - upper - lower)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-           f'{FONT}><title>{y_label} against {x_label}</title>']
+           f'{FONT}><title>{html.escape(f"{y_label} against {x_label}")}</title>']
     text = lambda x, y, s, anchor="middle", more="": out.append(
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{html.escape(str(s))}</text>')
     stroke = lambda points, style: out.append(f'<polyline fill="none" {style} points="{points}"/>')
@@ -208,7 +208,7 @@ def cell_map(colours, letters, row_labels, column_labels, legend, x_label):
     size = min(30, max(6, 640 // k))
     width, height = 80 + size * k + 20, size * n + 74
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 640)} {height}" '
-           f'role="img" {FONT}><title>{x_label}</title>']
+           f'role="img" {FONT}><title>{html.escape(x_label)}</title>']
     for i in range(n):
         out.append(f'<text x="74" y="{size * (i + 0.5) + 5:.0f}" text-anchor="end" '
                    f'font-size="{min(13, size)}">{row_labels[i]}</text>')
@@ -224,11 +224,11 @@ def cell_map(colours, letters, row_labels, column_labels, legend, x_label):
     for j in range(0, k, max(1, math.ceil(k * 22 / (size * k)))):
         out.append(f'<text x="{80 + size * (j + 0.5):.0f}" y="{size * n + 14}" '
                    f'text-anchor="middle" font-size="11">{column_labels[j]}</text>')
-    out.append(f'<text x="80" y="{size * n + 33}">{x_label}</text>')
+    out.append(f'<text x="80" y="{size * n + 33}">{html.escape(x_label)}</text>')
     x = 80
     for colour, words in legend:
         out.append(f'<rect x="{x}" y="{size * n + 46}" width="14" height="14" fill="{colour}" '
-                   f'stroke="#999"/><text x="{x + 20}" y="{size * n + 58}">{words}</text>')
+                   f'stroke="#999"/><text x="{x + 20}" y="{size * n + 58}">{html.escape(words)}</text>')
         x += 34 + 7.2 * len(words)
     return "\n".join(out) + "\n</svg>\n"
 
@@ -329,39 +329,49 @@ def in_common(d):
         return math.nan
     return float(((d / length).sum(0) ** 2).sum() - len(d)) / (len(d) * (len(d) - 1))
 
+def over_time(x):
+    """Correlation of the rows of x (n, m) with themselves one interval later: AR(1)'s phi."""
+    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.9, 0.9))
+
+def noise(rng, shape, phi):
+    """Stationary noise of variance 1 that correlates phi from one interval to the next, AR(1)."""
+    x = rng.normal(size=shape)
+    for t in range(1, shape[-1]):
+        x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi**2) * x[..., t]
+    return x
+
 def false_positives(run, n_studies=2000):
     """How often do the tests reject in studies like this one in which nothing happens?
 
-    Simulates flat curves whose changes have this run's spread, its correlation from interval to
-    interval (AR(1)) and, in the first of two sets, its correlation between seeds. They pass through
-    `derive`, as measurements do. Returns ({test: [(rate uncorrected, Greenhouse-Geisser,
-    Huynh-Feldt) of each set]}, (correlation over time, between seeds), number of studies, p of this
-    run's seed effect calibrated by the first set).
+    For volatility: changes with this run's correlations over time and between seeds (then with
+    independent seeds) make curves that pass through `derive`, as measurements do. For the seed
+    effect: deviations from the interval means, correlated over time as in this run, with the seed's
+    own mean taken off (too little, if nothing happens) and not (too much, if something does).
+    Returns a dict: the correlations, the rates [uncorrected, Greenhouse-Geisser, Huynh-Feldt], and
+    seed_p, the share of the second kind of studies with a seed effect as large as this run's.
     """
     (n, k), d, w = run.loss.shape, fluctuations(run), run.config["volatility_window"]
-    d = d - d.mean(1, keepdims=True)
-    phi = float(np.clip((d[:, 1:] * d[:, :-1]).sum() / max((d**2).sum(), 1e-300), -0.9, 0.9))
-    shared = float(np.clip(np.nan_to_num(in_common(d)), 0, 0.99))
     n_studies, rng = int(np.clip(5e6 // (n * k), 100, n_studies)), np.random.default_rng(1)
-    rates = {"volatility without the first drop": [], "validation loss": [], "seed effect": []}
-    p_value = lambda F, df, df_error: f_distribution.sf(F, df, df_error)
-    for rho in (shared, 0.0):
-        change = math.sqrt(rho) * rng.normal(size=(n_studies, 1, k)) + math.sqrt(
-            1 - rho) * rng.normal(size=(n_studies, n, k))
-        for t in range(1, k):
-            change[..., t] = phi * change[..., t - 1] + math.sqrt(1 - phi**2) * change[..., t]
-        Y = np.cumsum(change, axis=-1)
-        for name, Z in zip(rates, (derive(Y, window=w)["volatility"][..., w + 1 :], Y)):
-            if (m := Z.shape[-1] - 1) >= 1:
-                F, gg, hf = stats.f_and_epsilons(Z)
-                rates[name].append([float((p_value(F, e * m, e * m * (n - 1)) < 0.05).mean())
-                                    for e in (1, gg, np.minimum(hf, 1))])
-        _, _, (_, ss_subject, ss_error), _ = stats.decompose(Y)
-        F = ss_subject / ss_error * (k - 1)  # as in rm_anova: both divided by their df
-        rates["seed effect"].append([float((p_value(F, n - 1, (n - 1) * (k - 1)) < 0.05).mean())])
-        if rho == shared:
-            seed_p = float((F >= stats.rm_anova(run.loss).f_subject).mean())
-    return rates, (phi, shared), n_studies, seed_p
+    phi, shared = over_time(d - d.mean(1, keepdims=True)), float(np.nan_to_num(in_common(d)))
+    found = {"n": n_studies, "phi": phi, "shared": np.clip(shared, 0, 0.99), "volatility": [],
+             "seed": []}
+    for rho in (found["shared"], 0.0) if k > w + 2 else ():
+        change = math.sqrt(rho) * noise(rng, (n_studies, 1, k), phi) + math.sqrt(
+            1 - rho) * noise(rng, (n_studies, n, k), phi)
+        volatility = derive(change.cumsum(-1), window=w)["volatility"][..., w + 1 :]
+        F, gg, hf = stats.f_and_epsilons(volatility)
+        df = volatility.shape[-1] - 1
+        found["volatility"].append([float((f_distribution.sf(F, e * df, e * df * (n - 1))
+                                           < stats.ALPHA).mean()) for e in (1, gg, np.minimum(hf, 1))])
+    deviation = run.loss - run.loss.mean(0)
+    for x in (deviation - deviation.mean(1, keepdims=True), deviation):
+        found["seed_phi"] = [*found.get("seed_phi", []), over_time(x)]
+        _, _, (_, ss_subject, ss_error), _ = stats.decompose(noise(rng, (n_studies, n, k), over_time(x)))
+        F = ss_subject / ss_error * (k - 1)  # as in rm_anova, each divided by its df
+        found["seed"].append(float((f_distribution.sf(F, n - 1, (n - 1) * (k - 1))
+                                    < stats.ALPHA).mean()))
+    found["seed_p"] = float((F >= stats.rm_anova(run.loss).f_subject).mean())
+    return found
 
 def patience_stop(loss, patience):
     """The interval at which training stops if `patience` measurements bring no new minimum:
@@ -423,14 +433,14 @@ def audit_ablations(run):
         "same measurement twice.")
 
 def audit_false_positives(run):
-    rates, (phi, shared), n_studies, _ = run.simulated
-    percent = lambda rate: "/".join(f"{r:.0%}" for r in rate)
-    return (f"Of {n_studies} simulated studies without any effect, with changes that correlate "
-            f"{phi:.2f} over time, a test at 5 % finds one in (uncorrected/Greenhouse-Geisser/"
-            f"Huynh-Feldt): " + "; ".join(
-                f"{name}: {percent(r[0])} if seeds correlate {shared:.2f} as here, {percent(r[1])} if "
-                "they are independent" for name, r in rates.items() if r)
-            + ". Seeds that share text and order are not independent subjects.")
+    found = run.simulated
+    rates = [", ".join(f"{rate:.0%}" for rate in row) for row in found["volatility"]]
+    return (f"Of {found['n']} simulated studies without any effect, a test at 5 % finds one " + (
+        f"in volatility in {rates[0]} (uncorrected, Greenhouse-Geisser, Huynh-Feldt) if the changes of "
+        f"the seeds correlate {found['shared']:.2f} as here, and in {rates[1]} if they are independent; "
+        if rates else "") + "a seed effect in {:.0%} to {:.0%}, if deviations correlate {:.2f} to {:.2f} "
+        "over time as here. Seeds that share text and order are not independent subjects.".format(
+            *found["seed"], *found["seed_phi"]))
 
 def audit_seed(run):
     order = run.config["seed_decides"] != "weights"
@@ -439,14 +449,15 @@ def audit_seed(run):
             "text, the tokenizer, the validation windows, the machine.")
 
 def audit_stopping(run):
-    each, last, costs = run.loss.argmin(1), len(run.intervals) - 1, []
+    each, last, stops, costs = run.loss.argmin(1), len(run.intervals) - 1, [], []
     for patience in (1, 2, 3):
         stop = [patience_stop(row, patience) for row in run.loss]
-        cost = np.mean([row[: s + 1].min() - row.min() for row, s in zip(run.loss, stop)])
-        costs.append(f"{patience} would have stopped at {np.mean(stop):.1f}, {cost:.3f} above the best")
+        stops.append(f"{np.mean(stop):.1f}")
+        costs.append(f"{np.mean([r[: s + 1].min() - r.min() for r, s in zip(run.loss, stop)]):.3f}")
     return (f"Stop at interval {run.intervals[run.best]} (single seeds: {run.intervals[each.min()]} to "
-            f"{run.intervals[each.max()]}); {1 - run.best / last:.0%} of the compute came after it. "
-            f"Mean over seeds of when a patience of {', of '.join(costs)} (nats).")
+            f"{run.intervals[each.max()]}); {1 - run.best / last:.0%} of the compute came after it. A "
+            f"patience of 1, 2, 3 would have stopped at interval {', '.join(stops)} on average, and its "
+            f"best loss been {', '.join(costs)} nats above the seed's lowest.")
 
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
@@ -455,9 +466,10 @@ AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_spheric
 
 def answers(run):
     """[question, hypothesis, variables, verdict, evidence, audit lines against it, published]."""
-    tests = [(name, a.p_gg, f"F = {number(a.f)}") for name, Y in tested(run)[3:]
-             for a in [stats.rm_anova(Y)]]
-    tests += [(name, t.p, f"chi2 = {number(t.chi2)}") for name, t in counted(run)]
+    tests = [(name, a.p_gg, f"F = {number(a.f)}, p = {number(a.p_gg)}")
+             for name, Y in tested(run)[3:] for a in [stats.rm_anova(Y)]]
+    tests += [(name, t.p, "never varies" if math.isnan(t.p) else
+               f"chi2 = {number(t.chi2)}, p = {number(t.p)}") for name, t in counted(run)]
     differ = [name for name, p, _ in tests if p < stats.ALPHA and name != "volatility"]
     anova, spread, contrasts = stats.rm_anova(run.loss), stats.sd_between(run.loss), planned(run)
     turned = contrasts.b[-1] == run.loss.shape[1] - 1 and contrasts.a[-1] > 0
@@ -465,12 +477,12 @@ def answers(run):
     stable = run.measures["stable"] == 1
     lasting = (stable[:, 1:] & stable[:, :-1]).mean(0).max()
     verdict = lambda yes, name: f"{'reject' if yes else 'fail to reject'} {name}"
-    seed_p = run.simulated[3]
+    seed_p = run.simulated["seed_p"]
     return [
         ["RQ1. Do stability measures differ across training?", "H01: they do not",
          "volatility, backslide frequency, spike rate", verdict(differ, "H01") + (
              f" ({', '.join(differ)})" if differ else " once the first drop is left out"),
-         "; ".join(f"{name}: {words}, p = {number(p)}" for name, p, words in tests)
+         "; ".join(f"{name}: {words}" for name, _, words in tests)
          + " (Greenhouse-Geisser; for counts Friedman).", "3, 6, 7", "reject H01"],
         ["RQ2. Do the trajectories of the seeds differ?", "H02: they do not", "validation loss",
          verdict(seed_p < stats.ALPHA, "H02"), f"F = {number(anova.f_subject)}, p = {number(seed_p)} "

@@ -1,0 +1,849 @@
+"""Chapter 7. Tests: each is a sentence that must hold, checked against something independent.
+
+    python test_all.py                 all of them, offline (about a minute on two cores)
+    python test_all.py stats           those of one file: data, tokenizer, model, train,
+                                       telemetry, stats or run_all
+
+A test is a plain function whose name begins with test_FILE_; its docstring is the sentence. The
+runner at the end is ten lines. A test that would pass with the code broken is worse than none.
+"""
+
+import contextlib, csv, hashlib, io, itertools, json, math, os, random, re, socketserver
+import subprocess, sys, tempfile, threading, time, traceback, warnings, xml.etree.ElementTree
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import scipy.linalg, scipy.optimize, scipy.stats
+import torch
+import torch.nn.functional as F
+
+import model, run_all, stats, telemetry, tokenizer, train
+from data import download, stories
+from tokenizer import BPETokenizer, InputError
+
+HERE = Path(__file__).resolve().parent
+PUBLISHED = HERE / "data" / "published_observations.csv"
+SMOKE = train.StudyConfig(**{**train.PRESETS["smoke"], "preset": "smoke", "seeds": [101, 202]})
+
+def same(got, expected, tolerance=1e-9):
+    """Equal to a relative tolerance; nan, inf and 0 exactly."""
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=0)
+
+def refused(call, *words):
+    """call() raises InputError (either file's), and its message has all these words."""
+    try:
+        call()
+    except (InputError, stats.InputError) as error:
+        assert all(word in str(error) for word in words), str(error)
+    else:
+        raise AssertionError(f"accepted: {words}")
+
+@contextlib.contextmanager
+def folder():
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+# ---------------------------------------------------------------- data
+
+def test_data_first_stories_are_the_same_everywhere():
+    """The first 200 stories have a known sha256, so every machine trains on the same text."""
+    text = "\n".join(stories.first_stories("train", 200))
+    assert hashlib.sha256(text.encode("utf-8")).hexdigest() == (
+        "defd1c56e4e1f299063276af8609c218d2a5dc4c73a447f936f366b1628575c0")
+
+def test_data_no_story_comes_twice():
+    """8,000 stories of each stream, a million tokens, are all different and share none."""
+    told = [set(stories.first_stories(stream, 8000)) for stream in ("train", "valid")]
+    assert [len(s) for s in told] == [8000, 8000] and not told[0] & told[1]
+    words = set(re.findall("[a-z']+", " ".join(stories.first_stories("train", 5000)).lower()))
+    assert len(words) >= 1500, len(words)
+
+@contextlib.contextmanager
+def a_server(body, refuse=(), ranges=True, cuts=0, kind="text/plain"):
+    """Serve `body` on 127.0.0.1: yields (its url, a path to fetch to, the ranges asked for)."""
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            request = b"".join(iter(self.rfile.readline, b"\r\n")).decode()
+            asked.append(re.search("bytes=([0-9-]*)", request)[1])
+            first, last = asked[-1].split("-")
+            piece = body[int(first) : int(last or len(body)) + 1] if ranges else body
+            code = 200 if not ranges else 206 if piece else 416
+            code = refuse[0] if len(asked) <= len(refuse) else code
+            head = (f"HTTP/1.0 {code} -\nContent-Length: {len(piece)}\nContent-Type: {kind}\n"
+                    f"Content-Range: bytes {asked[-1]}/{len(body)}\nRetry-After: 0\n\n")
+            self.wfile.write(head.encode() + piece[: 90_000 if len(asked) <= cuts else None])
+    asked, server = [], socketserver.TCPServer(("127.0.0.1", 0), Handler)
+    with server, tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as end, \
+            patch.object(download, "WAIT", 0), patch.dict(os.environ, no_proxy="127.0.0.1"):
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        end.callback(server.shutdown)
+        yield f"http://127.0.0.1:{server.server_address[1]}/a.txt", Path(folder) / "a.txt", asked
+
+def said(function, *args):
+    """What a function writes, then what it returns or the message of its OSError."""
+    with contextlib.redirect_stderr(io.StringIO()) as out, contextlib.redirect_stdout(out):
+        try:
+            result = function(*args)
+        except OSError as error:
+            result = error
+    return out.getvalue(), result if isinstance(result, (bytes, tuple)) else str(result)
+
+def test_data_a_broken_download_continues_where_it_stopped():
+    """Early ends are continued, by the next call too; where that is impossible, it begins anew."""
+    text = b"0123456789" * 30_000
+    with a_server(text, cuts=5) as (url, path, asked):
+        Path(f"{path}.part").write_bytes(text)  # all is there, but nobody has looked at it
+        assert "closed after 270,000 of 300,000 bytes" in said(download.fetch, url, path)[1]
+        assert said(download.fetch, url, path) == ("a.txt: 300,000 bytes fetched\n", text)
+        assert asked == ["300000-", "0-", "90000-", "180000-", "270000-"]
+        assert said(download.fetch, url, path) == ("", text) and path.read_bytes() == text
+    with a_server(text, ranges=False) as (url, path, _):
+        Path(f"{path}.part").write_bytes(b"stale")
+        assert said(download.fetch, url, path, 99)[1] == path.read_bytes() == text[:99]
+
+def test_data_every_failure_of_a_download_is_one_clear_sentence():
+    """Refusals, web pages, another text, no network: said, and nothing bad is kept."""
+    right, wrong = (hashlib.sha256(text).hexdigest() for text in (b"right", b"wrong"))
+    for body, server, expected, requests in (
+            (b"right", {"refuse": [404]}, "404", 1), (b"right", {"refuse": [503]}, b"right", 2),
+            (b"right", {"refuse": [429]}, b"right", 2), (b"", {"refuse": [429] * 2}, "wait", 2),
+            (b"right", {"kind": "text/html"}, "html", 4), (b"<!DOCTYPE html>", {}, "web page", 1),
+            (b"wrong", {}, f"sha256 {wrong}, the known one is {right}", 1)):
+        with a_server(body, **server) as (url, path, asked):
+            path.write_bytes(b"damaged by something")
+            _, result = said(download.fetch, url, path, None, right)
+            assert expected in result and len(asked) == requests, (expected, result, asked)
+            assert os.listdir(path.parent) == ["a.txt"] * (result == b"right")
+    with a_server(b"") as (_, path, _):  # the last url's server has gone
+        assert re.search("--train_file.*--valid_file", said(download.fetch, url, path)[1])
+
+def test_data_texts_are_split_into_documents():
+    """TinyStories at separators, paragraphs apart, the cut end dropped; Shakespeare 90/5/5."""
+    text = ("A caf\u00e9.\nIt shut.\n\nEnd.\n<|endoftext|>\n" * 3 + "A cut \u00e9").encode()[:-1]
+    with a_server(text) as (url, path, _), patch.object(download, "DOWNLOADS", path.parent), \
+            patch.dict(download.CORPORA, tinystories=(url + "{}", {"a": (len(text), "other")}),
+                       tinyshakespeare=(url + "{}", {"input": (82, None)})):
+        output, status = said(download.main, ["tinystories", "ptv"])
+        for part in ("known one is other", hashlib.sha256(text).hexdigest(), "no corpus 'ptv'"):
+            assert part in output and status == "2"
+        stories = said(download.load, "tinystories")[1][0]
+        assert stories == {"a": ["A caf\u00e9.\n\nIt shut.\n\nEnd."] * 3}
+        plays = said(download.load, "tinyshakespeare")[1][0]
+        assert [len(plays[s][0]) for s in ("train", "valid", "test")] == [72, 4, 4]
+
+# ---------------------------------------------------------------- tokenizer
+
+NASTY = ["", " ", "a\x00b", "e\u0301\u0301", "\U0001f469\u200d\U0001f680 x", "a\r\n\r\n b", "  \t  x   ",
+         "don't I'LL 12345 __x__ \u00b2\u0663", "<|endoftext|>", "\u3000\ufeff\u2028" * 70, "a" * 1000]
+
+def test_tokenizer_fast_training_equals_the_twenty_obvious_lines():
+    """On random text of few letters, full of ties and overlaps, both learn the same merges."""
+    rng = random.Random(1)
+    for alphabet, size in (("ab", 30), ("aab c", 60), ("xyz \u00e9\U0001f642'", 90), ("a", 9)) * 5:
+        documents = ["".join(rng.choice(alphabet) for _ in range(rng.randrange(120)))
+                     for _ in range(12)]
+        slow = tokenizer.slow_bpe(documents, 257 + size)
+        assert slow == tokenizer.fast_bpe(documents, 257 + size)
+        assert slow == tokenizer.fast_bpe(documents[::-1], 257 + size)  # ties by id, not by order
+
+def test_tokenizer_merges_by_pencil():
+    """In "abab ab" the pair (a, b) comes first; ties go to smaller ids; it stops when pairs do."""
+    assert tokenizer.slow_bpe(["abab ab"], 300) == [(97, 98)]
+    assert tokenizer.slow_bpe(["ba ab ba ab"], 258) == [(32, 97)]  # " a", "ab" and "ba" are all there twice
+    assert BPETokenizer.train(["xy"], 300).vocab_size == 257
+
+def test_tokenizer_every_text_comes_back():
+    """Every code point of Unicode and every nasty string survives; a lone surrogate is named."""
+    learned = BPETokenizer.train(stories.first_stories("train", 50) + NASTY, 600)
+    everything = "".join(map(chr, itertools.chain(range(0xD800), range(0xE000, 0x110000))))
+    for text in [*NASTY, everything, everything[::-1]]:
+        ids = learned.encode(text)
+        assert learned.decode(ids) == text and tokenizer.END_ID not in ids
+        assert "".join(tokenizer.CHUNK.findall(text)) == text
+    refused(lambda: learned.encode("ab\ud800c"), "U+D800", "character 2")
+
+def test_tokenizer_any_ids_decode():
+    """Random valid ids decode without an exception; ids that do not exist are refused."""
+    learned, rng = BPETokenizer.train(["some words, some more words"], 270), random.Random(2)
+    for _ in range(300):
+        learned.decode([rng.randrange(learned.vocab_size) for _ in range(9)])
+    for bad in (-1, learned.vocab_size):
+        refused(lambda: learned.decode([bad]), f"no token {bad}")
+
+def test_tokenizer_encodes_by_the_order_of_the_merges():
+    """Encoding equals applying every merge, one after another, to the whole chunk."""
+    documents = stories.first_stories("train", 40)
+    learned = BPETokenizer.train(documents, 500)
+    for chunk in set(tokenizer.CHUNK.findall(" ".join(stories.first_stories("valid", 20)))):
+        ids = list(chunk.encode("utf-8"))
+        for i, pair in enumerate(learned.merges):
+            ids = tokenizer.merge(ids, pair, 257 + i)
+        assert learned.encode(chunk) == ids
+
+def test_tokenizer_file_is_readable_and_whole():
+    """The saved file shows how tokens are built, loads again, and nothing else loads."""
+    learned = BPETokenizer.train(["the then there the"], 270)
+    with folder() as at:
+        learned.save(at / "tok.json")
+        text = (at / "tok.json").read_text(encoding="utf-8")
+        assert '"h + e"' in text and BPETokenizer.load(at / "tok.json").merges == learned.merges
+        for bad in ("", "[]", "{}", text[:-9], '{"merges": [[257, 1, 999, ""]]}', "[" * 9999):
+            (at / "bad.json").write_text(bad, encoding="utf-8")
+            refused(lambda: BPETokenizer.load(at / "bad.json"), "bad.json", "train it again")
+
+def test_tokenizer_reads_documents():
+    """Documents are separated by lines of <|endoftext|>; bad files are named in one sentence."""
+    with folder() as at:
+        (at / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n<|endoftext|>\r\n\n<|endoftext|>\nthree")
+        assert tokenizer.read_documents(at / "a.txt") == ["one\ntwo", "three"]
+        assert tokenizer.read_documents(at / "a.txt", 1) == ["one\ntwo"]
+        for content, word in ((b"", "no text"), (b"a\xff", "not UTF-8")):
+            (at / "b.txt").write_bytes(content)
+            refused(lambda: tokenizer.read_documents(at / "b.txt"), "b.txt", word)
+        refused(lambda: tokenizer.read_documents(at), "cannot read")
+        refused(lambda: tokenizer.read_documents(at / "none.txt"), "none.txt")
+
+# ---------------------------------------------------------------- model
+
+TINY = model.ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16)
+
+def tiny_model(seed=0, config=TINY):
+    torch.manual_seed(seed)
+    return model.Llama(config), torch.randint(0, config.vocab_size, (3, config.block_size))
+
+def test_model_has_the_published_number_of_parameters():
+    """4,262,144, as published; and a training token costs about 27 MFLOP."""
+    network = model.Llama(model.ModelConfig())
+    assert sum(p.numel() for p in network.parameters()) == 4_262_144
+    assert all(0.019 < p.std() < 0.021 for p in network.parameters() if p.dim() == 2)
+
+def test_model_flops_are_those_that_torch_counts():
+    """The formula equals torch's own count of the matrix products, attention written out."""
+    from torch.utils.flop_counter import FlopCounterMode
+    network, tokens = tiny_model()
+    with patch.object(F, "scaled_dot_product_attention",
+                      lambda q, k, v, is_causal: model.attention(q, k, v)), \
+            FlopCounterMode(display=False) as counter:
+        network(tokens, tokens)[1].backward()
+    assert counter.get_total_flops() == model.training_flops_per_token(TINY) * tokens.numel()
+
+def test_model_cannot_see_the_future():
+    """A changed token alters no earlier score, and every later one."""
+    network, tokens = tiny_model()
+    other = tokens.clone()
+    other[:, 9] = (other[:, 9] + 1) % 50
+    a, b = network(tokens)[0], network(other)[0]
+    assert torch.equal(a[:, :9], b[:, :9]) and (a[:, 9:] != b[:, 9:]).any(-1).all()
+
+def test_model_positions_are_relative():
+    """The scalar product of two rotated vectors depends on their distance alone."""
+    config = replace(TINY, block_size=64)
+    q, k = torch.randn(2, 1, 1, 1, 8).double().expand(2, 1, 64, 1, 8)
+    table = model.rotary_table(config).to(torch.complex128)
+    scores = torch.einsum("btd,bsd->ts", *(model.rotate(x, table)[..., 0, :] for x in (q, k)))
+    for distance in range(-60, 61, 7):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[:1], atol=1e-5)
+    assert not torch.allclose(scores[0, 0], scores[0, 9], atol=1e-2)
+
+def test_model_attention_written_out_equals_the_kernel():
+    """softmax(q k^T / sqrt(D)) v with the future masked is what torch's fused kernel computes."""
+    q, k, v = torch.randn(3, 2, 4, 16, 8)
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(model.attention(q, k, v), fused, atol=1e-6)
+
+def test_model_layers_are_their_formulas():
+    """RMSNorm and SwiGLU equal their formulas in numpy, in float64."""
+    network, _ = tiny_model()
+    x, block = torch.randn(5, 16), network.blocks[0]
+    n = x.double().numpy()
+    same(block.attention_norm(x).detach(), n / np.sqrt((n**2).mean(-1, keepdims=True) + 1e-6), 1e-5)
+    gate, up, down = (w.detach().double().numpy() for w in block.feed_forward.parameters())
+    z = n @ gate.T
+    expected = (z / (1 + np.exp(-z)) * (n @ up.T)) @ down.T
+    np.testing.assert_allclose(block.feed_forward(x).detach(), expected, atol=1e-6)
+
+def test_model_starts_at_chance_and_can_overfit():
+    """The first loss is near ln(vocabulary); one batch can be learned by heart."""
+    network, tokens = tiny_model()
+    assert abs(network(tokens, tokens.roll(1, 1))[1].item() - math.log(50)) < 0.02
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    for _ in range(150):
+        loss = network(x, y)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05, loss.item()
+
+def test_model_writes_without_disturbing_chance():
+    """generate is repeatable, stops at `stop`, and leaves torch's global generator alone."""
+    network, tokens = tiny_model()
+    before = torch.get_rng_state()
+    write = lambda: network.generate(tokens[:1, :3], 30, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(write(), write()) and write().shape == (1, 33)
+    assert torch.equal(torch.get_rng_state(), before)
+    greedy = network.generate(tokens[:1, :3], 5, temperature=0)[0]
+    assert network.generate(tokens[:1, :3], 5, temperature=0, stop=greedy[3].item()).shape == (1, 4)
+
+# ---------------------------------------------------------------- train
+
+def smoke_text():
+    return train.prepare_text(SMOKE)[0]
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+def test_train_paper_preset_measures_where_the_study_did():
+    """Steps 0, 489, 977 ... 9766 and tokens 0 ... 20,000,768, as in the published table."""
+    paper = train.StudyConfig(**{**train.PRESETS["paper"], "preset": "paper"})
+    published = stats.read_table(PUBLISHED, "step")[0][0]
+    assert paper.measured_steps == published.tolist() and paper.measured_steps[-1] == 9766
+    tokens = stats.read_table(PUBLISHED, "tokens_seen")[0][0]
+    assert [2048 * step for step in paper.measured_steps] == tokens.tolist()
+    rates = [train.learning_rate(t, paper) for t in (0, 5e5, 1e6, 1.05e7, 2e7, 3e7)]
+    same(rates, [0, 2e-4, 4e-4, 2.2e-4, 4e-5, 4e-5])
+    assert (paper.seeds, paper.weight_decay, paper.grad_clip) == (
+        [101, 202, 303, 404, 505, 606], 0.1, 1.0)
+
+def test_train_windows_follow_the_published_order():
+    """A window starts at tokens_seen mod (N - block_size - 1), whatever the seed."""
+    N, T, w = 1000, SMOKE.block_size, SMOKE.windows_per_step
+    for step in (0, 1, 7, 40):
+        starts = train.window_starts(step, SMOKE, N, 101)
+        expected = [(step * w * T + i * T) % (N - T - 1) for i in range(w)]
+        assert starts.tolist() == expected == train.window_starts(step, SMOKE, N, 202).tolist()
+
+def test_train_shuffled_windows_are_the_same_windows():
+    """Within an epoch, shuffling visits the published starts, each once, in the seed's order."""
+    mixed, N, T = replace(SMOKE, seed_decides="weights+order"), 1000, SMOKE.block_size
+    order = lambda config, seed: np.concatenate(
+        [train.window_starts(step, config, N, seed) for step in range(40)])
+    plain, one, two = order(SMOKE, 1), order(mixed, 1), order(mixed, 2)
+    epoch = np.arange(len(plain)) * T // (N - T - 1)
+    for e in range(2):
+        assert sorted(plain[epoch == e]) == sorted(one[epoch == e]) == sorted(two[epoch == e])
+    n = int((epoch == 0).sum())
+    assert (one != two).any() and (one != plain).any() and (one[:n] != one[n : 2 * n]).any()
+
+def test_train_evaluation_is_fixed_and_harmless():
+    """Evaluation equals the loss window by window, and leaves the random generator alone."""
+    text = smoke_text()
+    torch.manual_seed(3)
+    network = model.Llama(SMOKE.model)
+    before = torch.get_rng_state()
+    losses = train.evaluate(network, text.valid, SMOKE)
+    assert torch.equal(torch.get_rng_state(), before) and losses.shape == (SMOKE.valid_windows,)
+    for i, loss in enumerate(losses):
+        window = torch.from_numpy(text.valid[i * 16 : i * 16 + 17])[None]
+        same(loss, network(window[:, :-1], window[:, 1:])[1].item(), 1e-5)
+
+def test_train_row_is_what_its_names_say():
+    """Standard errors, paired change, perplexity, bits per byte and epochs, by their formulas."""
+    text, rng = smoke_text(), np.random.default_rng(0)
+    now, before = rng.normal(3, 1, (2, 8))
+    row = train.measure(SMOKE, 101, 8, text, now, before, [3.0, 5.0], [1.0, 2.0], 2.0, 9.0)
+    learned = train.prepare_text(SMOKE)[1]
+    n_bytes = len(learned.decode([i for i in text.valid[1 : 8 * 16 + 1] if i != 256]).encode("utf-8"))
+    same([row[k] for k in ("val_loss", "val_loss_se", "val_change_se", "val_ppl", "bits_per_byte",
+                           "train_loss", "grad_norm", "tokens_per_second", "epochs")],
+         [now.mean(), scipy.stats.sem(now), scipy.stats.sem(now - before), math.exp(now.mean()),
+          now.sum() * 16 / math.log(2) / n_bytes, 4, 1.5, 64, 512 / (len(text.train) - 17)])
+    assert row["interval"] == 2 and row["tokens_seen"] == 512
+
+def test_train_step_equals_a_loop_written_by_hand():
+    """Eight steps equal AdamW, clipping and schedule written out in float64 from their papers."""
+    config, text = replace(SMOKE, total_tokens=512, grad_clip=0.5), smoke_text()
+    torch.manual_seed(101)
+    network = model.Llama(config.model).double()
+    network.table = model.rotary_table(config.model).to(torch.complex128)
+    state = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in network.parameters()}
+    for step in range(8):
+        starts = train.window_starts(step, config, len(text.train), 101)
+        loss = sum(network(*train.windows_at(text.train, [s], config))[1] for s in starts) / 4
+        gradients = torch.autograd.grad(loss, list(state))
+        norm = math.sqrt(sum((g**2).sum().item() for g in gradients))
+        rate = train.learning_rate(step * 64, config)
+        for (p, (m, v)), g in zip(state.items(), gradients):
+            g = g * min(1.0, 0.5 / (norm + 1e-6))
+            m.mul_(0.9).add_(g, alpha=0.1)
+            v.mul_(0.95).add_(g**2, alpha=0.05)
+            m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.95 ** (step + 1))
+            p.data -= rate * (m_hat / (v_hat.sqrt() + 1e-8) + 0.1 * p.data)
+    with folder() as at:
+        train.train_seed(config, 101, text, at)
+        trained = train.read_checkpoint(at / "seed_101" / "last.pt")["model"]
+    for name, p in network.named_parameters():
+        np.testing.assert_allclose(trained[name], p.detach(), atol=2e-5, err_msg=name)
+
+def test_train_continues_bit_for_bit():
+    """Interrupted in the middle of an interval and continued, a seed ends with the same bits."""
+    class PowerCut(Exception):
+        pass
+    def cut(seed, tokens_seen, row):
+        if tokens_seen == 1216:
+            raise PowerCut
+    text = smoke_text()
+    with folder() as a, folder() as b:
+        whole = train.train_seed(SMOKE, 101, text, a)
+        with contextlib.suppress(PowerCut):
+            train.train_seed(SMOKE, 101, text, b, cut)
+        assert len(train.read_checkpoint(b / "seed_101" / "last.pt")["rows"]) == 5
+        assert without_times(train.train_seed(SMOKE, 101, text, b)) == without_times(whole)
+        for name in ("last.pt", "best.pt"):
+            one, two = (train.read_checkpoint(x / "seed_101" / name)["model"] for x in (a, b))
+            assert all(torch.equal(one[k], two[k]) for k in one)
+        assert np.array_equal(*(np.load(x / "seed_101" / "val_windows.npy") for x in (a, b)))
+
+def test_train_damaged_files_are_noticed():
+    """A damaged checkpoint starts the seed again; damaged tables are written anew from it."""
+    text, config = smoke_text(), replace(SMOKE, total_tokens=768)
+    with folder() as at:
+        whole = train.train_seed(config, 101, text, at)
+        path = at / "seed_101" / "metrics.csv"
+        right = path.read_text(encoding="utf-8")
+        path.write_text(right[:-40], encoding="utf-8")
+        train.train_seed(config, 101, text, at)
+        assert path.read_text(encoding="utf-8") == right
+        last = at / "seed_101" / "last.pt"
+        content = last.read_bytes()
+        for bad in (b"", content[:-100], content[:3000] + os.urandom(3000) + content[6000:]):
+            last.write_bytes(bad)
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                assert without_times(train.train_seed(config, 101, text, at)) == without_times(whole)
+            assert "damaged" in said.getvalue()
+
+def test_train_a_loss_that_is_not_finite_names_its_step():
+    """A learning rate that breaks the training stops the seed with the step named."""
+    with folder() as at, patch.object(train, "learning_rate", lambda *_: math.nan):
+        try:
+            train.train_seed(SMOKE, 101, smoke_text(), at)
+        except FloatingPointError as error:
+            assert str(error) == "the loss became nan at step 2", error
+        else:
+            raise AssertionError("a loss of nan went unnoticed")
+        assert len(train.read_checkpoint(at / "seed_101" / "last.pt")["rows"]) == 1
+
+def test_train_only_code_counts_as_an_edit():
+    """Comments, blank lines and line ends do not change the fingerprint of a file; code does."""
+    with folder() as at:
+        def fingerprint(source):
+            (at / "a.py").write_bytes(source.encode("utf-8"))
+            return train.code_sha256(at / "a.py")
+        plain = fingerprint('x = 1\ny = "# no comment"\n')
+        assert plain == fingerprint('# why\r\nx = 1  # one\r\n\r\n\r\ny = "# no comment"')
+        assert plain != fingerprint('x = 2\ny = "# no comment"\n')
+        assert plain != fingerprint('x = 1\ny = "# a comment"\n')
+
+def test_train_settings_are_checked():
+    """Settings that cannot be are refused with the setting's name."""
+    for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_head": 3}, "n_embd"),
+                        ({"peak_lr": math.nan}, "peak_lr"), ({"corpus": "x"}, "corpus"),
+                        ({"train_file": ["a"]}, "--valid_file"), ({"block_size": 0}, "block_size"),
+                        ({"interval_tokens": 10**9}, "interval_tokens")):
+        refused(lambda: replace(SMOKE, **wrong), word)
+    refused(lambda: train.prepare_text(replace(SMOKE, valid_start=10**6)), "valid", "tokens")
+
+# ---------------------------------------------------------------- telemetry
+
+def test_telemetry_reproduces_the_published_measures():
+    """Volatility, backslides, spikes and stable cells of the published observations."""
+    Y = stats.read_table(PUBLISHED)[0]
+    m = telemetry.derive(Y)
+    mean = lambda name, at: m[name].mean(0)[list(at)].round(4).tolist()
+    assert mean("volatility", (2, 5, 8, 12, 15, 18, 20)) == [
+        2.8520, 1.9997, 0.1030, 0.0671, 0.0691, 0.0690, 0.0554]
+    assert mean("backslide_frequency", (5, 8, 12, 15, 18, 20)) == [0.5, 3.0, 4.8333, 4.8333, 4.0, 3.0]
+    assert np.nansum(m["spike"]) == np.nansum(m["spike_rate"]) == np.nansum(m["stable"]) == 0
+    assert np.isfinite(m["spike_corrected"]).sum() == 108 and np.nansum(m["spike_corrected"]) == 3
+    assert round(telemetry.in_common(m["change"][:, 6:]), 2) == 0.77
+    same(stats.sd_between(Y).sd[[0, 20]].round(4), [0.0167, 0.0355])
+
+def test_telemetry_published_spike_rule_cannot_fire():
+    """Among 5 values none is further than 2 sd from the mean; among 6 one can be."""
+    jumps = np.cumsum(np.random.default_rng(0).standard_cauchy((500, 30)), axis=1)
+    flat = np.zeros((1, 30))
+    flat[:, 15:] = 5.0
+    assert np.nansum(telemetry.derive(np.vstack([jumps, flat]))["spike"][:, 2:]) == 0
+    assert telemetry.derive(flat, window=6)["spike"][0, 15] == 1
+    assert np.nansum(telemetry.derive(flat)["spike_corrected"]) == 1
+
+def test_telemetry_measures_are_their_definitions():
+    """Every measure equals its definition, cell by cell in plain Python; batches change nothing."""
+    Y = np.random.default_rng(5).normal(size=(4, 12)).cumsum(1)
+    m, w = telemetry.derive(Y, window=4), 4
+    for i, t in itertools.product(range(4), range(1, 12)):
+        d = [Y[i, s] - Y[i, s - 1] for s in range(max(1, t - w + 1), t + 1)]
+        assert m["backslide_frequency"][i, t] == sum(x > 0 for x in d)
+        same(m["backslide_magnitude"][i, t], max(d[-1], 0))
+        if t >= 2:
+            same(m["volatility"][i, t], np.std(d, ddof=1))
+        if t >= 3:
+            b = [Y[i, s] - Y[i, s - 1] for s in range(max(1, t - w), t)]
+            assert m["spike_corrected"][i, t] == (d[-1] > max(0.01, np.mean(b) + 2 * np.std(b)))
+    batch = telemetry.derive(np.stack([Y, 2 * Y, Y[::-1]]), window=4)
+    for name, value in m.items():
+        np.testing.assert_array_equal(batch[name][0], value)
+
+def test_telemetry_stable_phase_is_found_and_bounded():
+    """A planted plateau is found; never more cells than the quantile of volatilities allows."""
+    Y = np.random.default_rng(6).normal(size=(6, 21)).cumsum(1)
+    assert np.nansum(telemetry.derive(Y, spike_floor=9)["stable"]) <= math.floor(0.25 * 113) + 1
+    Y[:, 12:] = Y[:, 12:13] - 1e-6 * np.arange(9)
+    stable = telemetry.derive(Y)["stable"]
+    assert (stable[:, 17:] == 1).all() and np.nansum(stable) <= math.floor(0.25 * 113) + 1
+
+def test_telemetry_patience():
+    """Patience p stops after p measurements without a new minimum."""
+    stop = telemetry.patience_stop
+    assert [stop([3, 2, 4, 5, 1], p) for p in (1, 2, 3)] == [2, 3, 4]
+
+def published_run(at, **settings):
+    """The published observations as a run folder."""
+    config = {**vars(train.StudyConfig(**{**train.PRESETS["paper"], "preset": "paper", **settings})),
+              "corpus": "tinystories", "train_documents": 2000, "train_tokens": 428_628}
+    (at / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    Y, seeds, intervals, _ = stats.read_table(PUBLISHED)
+    tokens = stats.read_table(PUBLISHED, "tokens_seen")[0][0]
+    tokenizer.write_csv(at / "metrics.csv", "seed interval tokens_seen epochs train_loss val_loss "
+                        "val_loss_se val_change_se".split(), [
+                            [s, i, int(tokens[t]), tokens[t] / 428_499, Y[r, t] if t else "", Y[r, t],
+                             0.03, 0.01 if t else ""]
+                            for r, s in enumerate(seeds) for t, i in enumerate(intervals)])
+    return telemetry.read_run(at)
+
+def test_telemetry_audit_of_the_published_study():
+    """The audit finds, from the numbers alone, what is known to weaken the published study."""
+    with folder() as at:
+        run = published_run(at)
+        lines = [line(run) for line in telemetry.AUDIT]
+        for i, words in enumerate((["46.7 times", "9.3"], ["131,072 tokens"], ["0.77", "every 3"],
+                                   ["can never fire", "29 of 114"], ["does not exist", "0.250"],
+                                   ["F = 1.003e+04", "F = 1216", "F = 45.86", "F = 1.718"],
+                                   ["2000 simulated", "seed effect in 2"], ["the order of the windows"],
+                                   ["interval 4", "80%"])):
+            assert all(word in lines[i] for word in words), lines[i]
+        found = run.simulated
+        assert round(found["shared"], 2) == 0.77 and found["n"] == 2000
+        (plain, gg, _), (_, gg_alone, _) = found["volatility"]
+        assert 0.94 < plain < 0.98 and 0.78 < gg < 0.84 and gg_alone < 0.06
+        assert 0.22 < found["seed"][0] < 0.34 and 0.5 < found["seed"][1] < 0.64
+        verdicts = [row[3].split(" H0")[0] for row in telemetry.answers(run)]
+        assert verdicts == ["reject", "reject", "reject", "fail to reject"], verdicts
+
+def test_telemetry_figures_are_whole():
+    """Every figure is well-formed XML; also for 40 seeds, missing values and flat lines."""
+    x = np.arange(30.0)
+    drawings = [telemetry.line_chart([(f"seed {i}", x, np.sin(x + i)) for i in range(40)]
+                                     + [("mean <all>", x, np.full(30, np.nan))], "x", "y & z")]
+    drawings.append(telemetry.line_chart([("flat", x, np.ones(30))], "x", "y", log=True))
+    with folder() as at:
+        drawings += [svg for svg, _ in telemetry.figures(published_run(at)).values()]
+    for drawing in drawings:
+        root = xml.etree.ElementTree.fromstring(drawing)
+        assert "nan" not in drawing.replace("nano", "") and root.tag.endswith("svg")
+
+# ---------------------------------------------------------------- stats
+
+PAPER = [[1, 3, 5], [2, 6, 7], [3, 6, 12]]  # the table that the docstrings work by hand
+BUSH = np.array([[8, 7, 1, 6], [9, 5, 2, 5], [6, 2, 3, 8], [5, 3, 1, 9], [8, 4, 5, 8],
+                 [7, 5, 6, 7], [10, 2, 7, 2], [12, 6, 8, 1.0]])  # Field's bushtucker trials
+SLEEP = np.transpose([[.7, -1.6, -.2, -1.2, -.1, 3.4, 3.7, .8, 0, 2],
+                      [1.9, .8, 1.1, .1, -.1, 4.4, 5.5, 1.6, 4.6, 3.4]])  # Student 1908
+
+def random_table(n, k, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, k)) + rng.normal(size=(n, 1)) + 0.3 * np.arange(k)
+
+def table_file(text):
+    """The path of a csv file with this text (str or bytes)."""
+    path = os.path.join(tempfile.mkdtemp(), "t.csv")
+    with open(path, "wb") as file:
+        file.write(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+def test_stats_pencil_and_paper():
+    """The example in every docstring holds (worked by hand)."""
+    a, m, q = stats.rm_anova(PAPER), stats.mauchly(PAPER), stats.pairwise_tests(PAPER)
+    same([a.ss_effect, a.ss_subject, a.ss_error, a.f, a.epsilon_gg, a.epsilon_hf, a.f_subject],
+         [54, 24, 10, 10.8, 100 / 164, 1.0625, 4.8])
+    same([a.icc, a.eta_sq_generalized, a.eta_sq_partial], [9.5 / 17, 54 / 88, 54 / 64])
+    same([m.w, m.chi2, m.df, m.p], [.36, -math.log(.36), 2, .6])
+    same([q.mean_diff[0], q.t[0], q.d_z[0], q.p_adjusted[0]], [-3, -27 ** .5, -3, 3 * q.p[0]])
+    same([stats.friedman(PAPER).chi2, stats.friedman(PAPER).p], [6, math.exp(-3)])
+    same(stats.shapiro_by_level(PAPER).w[[0, 2]], [1, 49 / 52], 1e-5)
+    r, s = stats.mixed_model(PAPER), stats.sd_between(PAPER)
+    same([r.var_residual, r.var_subject, *r.fixed], [2.5, 9.5 / 3, 2, 3, 6])
+    same(r.high - r.low, 2 * 1.959963984540054 * r.se)
+    same([s.sd[0], s.low[0], s.high[0]], [1, *((-1 / math.log(x)) ** .5 for x in (.025, .975))])
+
+def test_stats_anova_as_r_has_it():
+    """ANOVA, epsilons, Mauchly, Shapiro: R base, car, afex, ez (exact arithmetic)."""
+    for Y in (BUSH, BUSH + 1e9, BUSH * 1e-9):
+        a, m, w = stats.rm_anova(Y), stats.mauchly(Y), stats.shapiro_by_level(Y)
+        same([a.f, a.p, a.eta_sq_generalized, a.epsilon_gg, a.epsilon_hf, a.p_gg, a.p_hf,
+              a.p_lower_bound], [
+            3.7938060309698454, .025570296863039386, .327424913835549, .5328455527984736,
+            .6657636140973701, .06258412068696323, .048330613551943076, .09247085191467987])
+        same([m.w, m.chi2, m.df, m.p],
+             [.1362480293725348, 11.405981434056393, 5, .04684581230678965])
+        same(w.w[[0, 3]], [.9815776981958939, .9005733729102117], 1e-6)  # single precision
+        same(w.p[[0, 3]], [.9702866381555036, .2924090885146142], 1e-5)  # in scipy 1.11
+    a, m = stats.rm_anova(SLEEP), stats.mauchly(SLEEP)
+    same([a.f, a.epsilon_gg, a.epsilon_hf], [16.50088131609871, 1, 1])
+    same([a.p, a.p_gg, a.p_hf, a.p_lower_bound], [.002832890197384271] * 4)
+    assert not m.defined and "not applicable" in m.reason and np.isnan([m.w, m.df, m.p]).all()
+
+def test_stats_anova_by_brute_force():
+    """F by least squares on dummies, epsilon and W by orthonormal contrasts; batches agree."""
+    for n, k in ((10, 4), (5, 7), (6, 21), (9, 9), *((2, k) for k in range(3, 9))):
+        Y, d = random_table(n, k, n), k - 1
+        a, m = stats.rm_anova(Y), stats.mauchly(Y)
+        rows, columns = np.repeat(np.eye(n), k, axis=0), np.tile(np.eye(k), (n, 1))
+        rss = [((Y.ravel() - X @ np.linalg.lstsq(X, Y.ravel(), rcond=None)[0]) ** 2).sum()
+               for X in (np.hstack([rows, columns]), rows, columns)]
+        ms = (rss - np.array([0, rss[0], rss[0]])) / [(n - 1) * d, d, n - 1]
+        same([a.f, a.f_subject, a.ss_error], [ms[1] / ms[0], ms[2] / ms[0], rss[0]])
+        C = scipy.linalg.helmert(k)
+        M = C @ np.cov(Y.T) @ C.T
+        gg = np.trace(M) ** 2 / (d * np.trace(M @ M))
+        same([a.epsilon_gg, a.p_gg], [gg, scipy.stats.f.sf(a.f, gg * d, gg * d * (n - 1))])
+        assert gg <= (n - 1) / d + 1e-12 and np.isnan([a.epsilon_hf, a.p_hf]).all() == (n == 2)
+        if n > 2:
+            hf = (n * d * gg - 2) / (d * (n - 1 - d * gg))
+            df = np.array([d, d * (n - 1)]) * min(1, hf)
+            same([a.epsilon_hf, a.p_hf], [hf, scipy.stats.f.sf(a.f, *df)])
+        assert m.defined == (n > d) and m.df == d * (d + 1) / 2 - 1
+        assert m.defined or ("n-1 < k-1" in m.reason and np.isnan([m.w, m.chi2, m.p]).all())
+        same(m.w, np.linalg.det(M) / (np.trace(M) / d) ** d if n > d else np.nan, 1e-7)
+        batch = np.stack([[Y, Y[::-1] ** 2], [Y ** 3, 2 * Y]])
+        same(np.array(stats.f_and_epsilons(batch))[:, 1, 1], [a.f, a.epsilon_gg, a.epsilon_hf])
+
+def test_stats_pairs_and_friedman():
+    """Pairs: scipy's ttest_rel, Bonferroni by the number asked for. Friedman: scipy; k = 2 too."""
+    Y = random_table(6, 5)
+    for pairs, asked in ((None, list(itertools.combinations(range(5), 2))),
+                         ("adjacent", [(0, 1), (1, 2), (2, 3), (3, 4)]), ([(3, 1), (0, 4)],) * 2):
+        q, (a, b) = stats.pairwise_tests(Y, pairs), np.transpose(asked)
+        t, p = scipy.stats.ttest_rel(Y[:, a], Y[:, b])
+        assert list(zip(q.a, q.b)) == asked and (q.df == 5).all()
+        same([q.t, q.p, q.p_adjusted], [t, p, np.minimum(1, p * len(asked))])
+        same([q.d_z, q.mean_diff], [t / 6 ** .5, (Y[:, a] - Y[:, b]).mean(axis=0)], 1e-7)
+    q = stats.pairwise_tests(Y[:, [0, 0, 3]])  # an undefined pair counts among those asked for
+    same(q.p_adjusted, np.minimum(1, 3 * np.array([np.nan, q.p[1], q.p[1]])))
+    for wrong in ([(0, 0)], [(0, 5)], [(-1, 0)], "all", [(0, 1, 2)]):
+        refused(lambda: stats.pairwise_tests(Y, wrong), "pairs")
+    Y = np.random.default_rng(0).integers(0, 4, size=(6, 16))
+    got, (chi2, p) = stats.friedman(Y), scipy.stats.friedmanchisquare(*Y.T)
+    same([got.chi2, got.df, got.p], [chi2, 15, p])
+    same(stats.friedman(SLEEP).chi2, 9)  # nine up, one tie: (9 - 0)^2 / 9, the sign test squared
+
+def test_stats_mixed_model():
+    """lme4, nlme, statsmodels; and the maximum of a dense normal likelihood, found by search."""
+    for Y, method, expected in (
+            (BUSH, "REML", (-69.20110584895025, 6.098214285714286, 0, .8730846383451525)),
+            (BUSH, "ML", (-72.1974665929683, 5.3359375, 0, .816695896585749)),
+            (SLEEP, "REML", (-34.97794146135068, .7564444444444443, 2.848333333333334,
+                             .6003980161341123)), (random_table(5, 7, 4) * 1e-3 + 8, "ML", None),
+            (SLEEP, "ML", (-35.25234636381799, .6808, 2.5635, .5695875700890953))):
+        m, (n, k) = stats.mixed_model(Y, method), Y.shape
+        if expected:
+            same([m.log_likelihood, m.var_residual, m.var_subject, m.se[0]], expected)
+        same(m.se[1:], (2 * m.var_residual / n) ** .5)
+        X, blocks = np.tile(np.eye(k), (n, 1)), np.kron(np.eye(n), np.ones((k, k)))
+
+        def loss(s2, var):  # minus the log-likelihood
+            V = s2 * np.eye(n * k) + var * blocks
+            reml = k * math.log(2 * math.pi) - np.linalg.slogdet(X.T @ np.linalg.solve(V, X))[1]
+            normal = scipy.stats.multivariate_normal(X @ Y.mean(axis=0), V)
+            return -normal.logpdf(Y.ravel()) - (reml / 2 if method == "REML" else 0)
+
+        found = scipy.optimize.minimize(lambda x: loss(*np.exp(x)), np.log([Y.var(), Y.var() / 9]),
+                                        method="Nelder-Mead", options={"fatol": 1e-9}).fun
+        same([m.log_likelihood] * 2, [-found, -loss(m.var_residual, m.var_subject)], 1e-6)
+    refused(lambda: stats.mixed_model(BUSH, "OLS"), "REML")
+
+def test_stats_published_analysis():
+    """The published numbers (paper and repository) come from the published observations."""
+    for dv, *published in (("val_loss", 10030.87, .9993, .15469), (
+            "val_ppl", 21061.95, .9997, .0504), ("rolling_volatility", 15390.48, .9995, .13232)):
+        Y, seeds, intervals, notes = stats.read_table(PUBLISHED, dv)
+        a = stats.rm_anova(Y)
+        assert published == [round(a.f, 2), round(a.eta_sq_generalized, 4), round(a.epsilon_gg, 5)]
+        assert seeds == [101, 202, 303, 404, 505, 606] and len(notes) == 21 - len(intervals)
+    loss = stats.read_table(PUBLISHED)[0]
+    r, m, d = stats.analyse(loss), stats.mixed_model(loss, "ML"), np.diff(loss)
+    assert round(r["shapiro"].p.min(), 4) == .1477 and round(m.log_likelihood, 4) == 275.9623
+    assert (round(m.fixed[0], 3), round(m.se[0], 3), round(m.se[1], 3)) == (8.355, .012, .015)
+    assert [count["significant"] for count in r["counts"].values()] == [179, 12, 6]
+    assert round(stats.rm_anova(loss[:, 1:]).f, 1) == 1215.9 and not r["mauchly"].defined
+    same(stats.read_table(PUBLISHED, "val_ppl")[0], np.exp(loss), 1e-15)
+    sd = [d[:, max(0, t - 5):t].std(axis=1, ddof=1) for t in range(2, 21)]
+    same(Y, np.transpose(sd), 1e-14)  # Y is the last one read, the rolling volatility
+
+def test_stats_degenerate():
+    """Undefined is nan, certain is inf, nothing warns, whatever the scale and offset."""
+    x = np.random.default_rng(5).normal(size=8)
+    for shift, size in itertools.product((0, 1e9), (1, 1e9, 1e-9, 1e200)):
+        with warnings.catch_warnings(), np.errstate(all="warn"):
+            warnings.simplefilter("error")
+            r = stats.analyse((np.stack([x, x + .1, x + .3], 1) + shift) * size)
+            a, q = r["anova"], r["pairs"]
+            assert [a.ss_error, a.f, a.p, a.f_subject, a.icc] == [0, np.inf, 0, np.inf, 1]
+            assert np.isnan([a.epsilon_gg, a.epsilon_hf, a.p_gg, a.p_hf, a.p_lower_bound]).all()
+            assert (q.t == -np.inf).all() and (q.p_adjusted == 0).all() and (q.d_z == q.t).all()
+            assert not r["mauchly"].defined and "SS_error" in r["mauchly"].reason
+            r = stats.analyse((np.stack([x, (x + .1) - .1, x], 1) + shift) * size)
+            assert np.isnan([r["anova"].f, r["friedman"].p, *r["pairs"].t, *r["pairs"].p]).all()
+            assert r["counts"]["all pairs"] == {"of": 3, "significant": 0, "undefined": 3}
+            r = stats.analyse((np.full((5, 4), .1) + shift) * size)
+            assert np.isnan([r["anova"].f, r["anova"].icc, *r["shapiro"].p]).all()
+            assert np.isnan(r["shapiro_residuals"].p) and (r["sd_between"].high == 0).all()
+    w = stats.shapiro_by_level(np.stack([x, x * 1e-25, np.full(8, .75)], 1))
+    same(w.w, [w.w[0], w.w[0], np.nan], 1e-6)
+    m = stats.mauchly(np.stack([x, x, x ** 2, x ** 3], 1))
+    assert (m.w, m.chi2, m.p, m.defined) == (0, np.inf, 0, True)
+    for bad in ([[1, 2], [3, np.nan]], [[1, 2], [3, np.inf]]):
+        refused(lambda: stats.rm_anova(bad), "row 1", "column 1")
+    refused(lambda: stats.rm_anova([[1, 2]]))
+
+def test_stats_read_table():
+    """Order, labels, gaps and extra columns do not matter; what cannot be read is one sentence."""
+    head, rows = "seed,val_loss,interval,junk\n", [f"{row},z\n" for row in (
+        "10,1.5,0 10,2,1 10,3,5 9,4,5 9,1e0,1 9,0,0 7,1,0 7,NaN,1 7,2,5 7,,2 9,nan,2").split()]
+    for text in (head + "".join(rows), "\ufeff" + head + "".join(rows[::-1]) + "\n,,,\n"):
+        Y, seeds, intervals, notes = stats.read_table(table_file(text))
+        assert (Y.tolist(), seeds, intervals) == ([[0, 1, 4], [1.5, 2, 3]], [9, 10], [0, 1, 5])
+        assert len(notes) == 2 and "interval 2" in notes[0] and "seed 7" in notes[1]
+    ok = "seed,interval,val_loss\n1,0,1\n1,1,2\n2,0,3\n"
+    for text, *words in (
+            ("", "empty"), (ok + "2,1,inf\n", "line 5", "val_loss"), (ok + "2,1,x\n", "'x'"),
+            (ok + "2,0,3\n", "line 5", "line 4"), (ok + "2,1\n", "line 5"), (b"\xff\xfe", "UTF-8"),
+            (ok + "2,,4\n", "interval"), (ok + ",1,4\n", "column seed"), (ok, "seed 2"),
+            (ok[:23], "2"), ("a,b\n", "seed, interval, val_loss", "a, b"), (ok + "2,1,1_0", "1_0"),
+            (ok + "2,1,\x00\n", "line 5"), (ok + "2,1," + "9" * 200000, "line 5")):
+        path, said, printed = table_file(text), io.StringIO(), io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
+            assert stats.main([path]) == 2
+        said = said.getvalue().replace(path, "PATH")
+        assert all(word in said for word in words) and said.count("\n") == 1, said
+    for path in (HERE, HERE / "absent.csv"):
+        refused(lambda: stats.read_table(path), "cannot read")
+
+def test_stats_report():
+    """The report is ASCII in 79 columns, --json is strict JSON, a closed pipe is no error."""
+    extreme = "seed,interval,d\u00e9\n" + "".join(f"{s},{t},{v}\n" for s, row in zip("ab", (
+        [1e308, -1e308, 1], [3, 2, 1])) for t, v in enumerate(row))
+    for path, dv in ((PUBLISHED, "rolling_volatility"), (table_file(extreme), "d\u00e9")):
+        for options in ([], ["--json"]):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert not stats.main([str(path), "--dv", dv, *options])
+            text = printed.getvalue()
+            assert text.isascii() and (options or max(map(len, text.splitlines())) <= 79)
+        assert json.loads(text, parse_constant=refused)["pairs"]["t"]
+    pipe = subprocess.Popen([sys.executable, str(HERE / "stats.py"), PUBLISHED],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe.stdout.close()
+    assert pipe.stderr.read() == b"" and pipe.wait() == 0
+    assert "Greenh" in "".join(stats.lesson(n_studies=50))
+
+# ---------------------------------------------------------------- run_all
+
+TINY_RUN = ["--preset", "smoke", "--seeds", "101", "202", "--total_tokens", "1536"]
+
+def command(*words, cwd=HERE):
+    """Run a command of the project: (exit status, standard output, standard error)."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True,
+                          encoding="utf-8", timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+def rows_of(path):
+    """The rows of a metrics.csv but for the two columns that hold times."""
+    return [row[:-2] for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8")))]
+
+def test_run_all_is_the_same_after_a_kill():
+    """A run killed in the middle and continued with other workers ends with the same bits."""
+    with folder() as at:
+        assert command("run_all.py", *TINY_RUN, "--out", at / "a", "--workers", 2)[0] == 0
+        killed = subprocess.Popen([sys.executable, "run_all.py", *TINY_RUN, "--out", at / "b"],
+                                  cwd=HERE, stdout=subprocess.PIPE)
+        while b"interval   3" not in killed.stdout.readline():
+            pass
+        killed.kill()
+        killed.communicate()
+        status, out, err = command("run_all.py", *TINY_RUN, "--out", at / "b", "--workers", 1)
+        assert status == 0 and not err and "report.html" in out, err
+        assert rows_of(at / "a" / "metrics.csv") == rows_of(at / "b" / "metrics.csv")
+        left = [p.name for p in at.rglob("*.tmp")]
+        assert len(left) <= 1, left  # what a kill -9 cuts stays under its temporary name
+        check_report(at / "a")
+        check_refusals(at / "a")
+
+def check_report(run):
+    """The report opens offline, has every section, and every file that DESIGN promises is there."""
+    text = (run / "report.html").read_text(encoding="utf-8")
+    for heading in ("In short", "What happened", "The tests", "The audit", "The four answers",
+                    "Two stories"):
+        assert f"<h2>{heading}" in text
+    assert text.count("<svg") == 6 and not re.search("(src|href)=", text) and ">nan<" not in text
+    for name in ("config.json", "tokenizer.json", "telemetry.csv", "interval_summary.csv",
+                 "anova.csv", "pairwise.csv", "samples.json", "figures/loss_by_seed.svg"):
+        assert (run / name).stat().st_size > 100, name
+    Y = stats.read_table(run / "metrics.csv")[0]
+    assert Y.shape == (2, 7)
+    windows = np.load(run / "seed_101" / "val_windows.npy")
+    same(windows.mean(1), Y[0], 1e-12)
+
+def check_refusals(run):
+    """Other settings, other code, bad options: status 2, one sentence, and nothing is touched."""
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for words, expected in (
+            ([*TINY_RUN, "--peak_lr", "0.5", "--out", run], "peak_lr (was 0.004, now 0.5)"),
+            ([*TINY_RUN, "--out", run / "seed_101"], "not a run"),
+            (["--preset", "none"], "invalid choice"), (["--none", "1"], "unrecognized"),
+            (["--n_layer", "x"], "n_layer"), (["--n_layer", "0"], "n_layer"),
+            (["--seeds", "1", "1"], "twice"), (["--workers", "-1"], "workers"),
+            (["--train_file", "none.txt", "--valid_file", "none.txt"], "none.txt"),
+            (["--n_embd", "9" * 400], "n_embd"), (["--peak_lr", "nan"], "peak_lr")):
+        status, _, err = command("run_all.py", *words)
+        assert status == 2 and expected in err and "Traceback" not in err, (words, err)
+    with folder() as copy:
+        for source in (*HERE.glob("*.py"), *HERE.glob("data/*")):
+            if source.is_file():
+                target = copy / source.relative_to(HERE)
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(source.read_bytes())
+        code = (copy / "model.py").read_text(encoding="utf-8")
+        (copy / "model.py").write_text(code + "\nEDITED = True\n", encoding="utf-8")
+        status, _, err = command("run_all.py", *TINY_RUN, "--out", run, cwd=copy)
+        assert status == 2 and "model.py" in err and "--restart" in err, err
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+# ---------------------------------------------------------------- the runner
+
+def main():
+    groups = ["data", "tokenizer", "model", "train", "telemetry", "stats", "run_all"]
+    chosen = sys.argv[1:] or groups
+    if not set(chosen) <= set(groups):
+        sys.exit(f"test_all.py: choose from {' '.join(groups)}")
+    tests = [(name, test) for name, test in globals().items()
+             if name.startswith(tuple(f"test_{group}_" for group in chosen))]
+    failed = 0
+    for name, test in tests:
+        started = time.perf_counter()
+        try:
+            test()
+            result = "ok"
+        except Exception:
+            failed, result = failed + 1, "FAILED"
+            traceback.print_exc()
+        print(f"{result:6s} {name[5:].replace('_', ' '):64s} "
+              f"{time.perf_counter() - started:5.1f} s", flush=True)
+    print(f"{len(tests) - failed} passed, {failed} failed")
+    sys.exit(bool(failed))
+
+if __name__ == "__main__":
+    main()
