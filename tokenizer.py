@@ -160,6 +160,7 @@ class BPETokenizer:
 
     def decode(self, ids):
         """The text of `ids`. Any valid ids will do: bytes that are not UTF-8 become U+FFFD."""
+        ids = list(ids)
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise InputError(f"there is no token {i}: ids go from 0 to {self.vocab_size - 1}")
