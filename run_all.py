@@ -20,7 +20,7 @@ from tokenizer import END_ID, InputError, write_csv, write_whole
 from train import add_settings, config_from, open_run, print_row, read_checkpoint, train_seed
 
 def main():
-    parser = argparse.ArgumentParser(description="run a whole study; continue it if it stands there")
+    parser = argparse.ArgumentParser(description="run a whole study, or continue it")
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="X",
                         help="seeds trained at once, each on one core (0 or more: with 0, what is "

@@ -516,8 +516,8 @@ def outcomes(run):
     gain = -np.diff(run.loss.mean(0), prepend=np.nan) / np.diff(run.tokens / 1e6, prepend=np.nan)
     return {"interval": run.intervals, "tokens": run.tokens.astype(int).tolist(), **{
         name: values.tolist() for name, values in {
-            "epochs": run.epochs, "train loss": run.train_loss.mean(0), "val loss": run.loss.mean(0),
-            "sd": sd.sd, "sd from": sd.low, "sd to": sd.high,
+            "epochs": run.epochs, "train loss": run.train_loss.mean(0),
+            "val loss": run.loss.mean(0), "sd": sd.sd, "sd from": sd.low, "sd to": sd.high,
             "perplexity": np.exp(run.loss).mean(0), "gain": gain,
             "contrast": np.append(0, model.fixed[1:]), "from": np.append(0, model.low[1:]),
             "to": np.append(0, model.high[1:]), "volatility": m["volatility"].mean(0),
@@ -549,7 +549,8 @@ def tests_section(run):
                      a.epsilon_hf, a.p_hf, a.eta_sq_generalized, float(levels),
                      r["shapiro_residuals"].p])
         text = "\n".join(stats.report(r, name, run.intervals[-Y.shape[1] :], []))
-        details += f"<details{' open' * (not details)}><summary>{name}</summary><pre>{html.escape(text)}</pre></details>\n"
+        details += (f"<details{' open' * (not details)}><summary>{name}</summary>"
+                    f"<pre>{html.escape(text)}</pre></details>\n")
     return "".join([
         paragraphs("""Seeds are the subjects, intervals the levels. Read p GG (Greenhouse-Geisser),
             which allows for differences of unequal variance. Shapiro-Wilk: the least p of all
@@ -569,8 +570,8 @@ color:#222}table{border-collapse:collapse;font-size:13px;margin:1em 0;display:bl
 td{border-bottom:1px solid #ccc;padding:2px 8px;vertical-align:top}tr:first-child{font-weight:bold}
 .n{text-align:right;white-space:nowrap}figure{margin:1.5em 0;break-inside:avoid}svg{width:100%;
 max-width:780px;height:auto}summary{cursor:pointer}figcaption{font-size:14px;color:#555}blockquote,
-pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}
-table{font-size:7px}td{padding:1px 3px}}"""
+pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media print{body{font-size:
+11px;margin:0}table{font-size:7px}td{padding:1px 3px}}"""
 
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
@@ -590,7 +591,7 @@ def write_report(folder):
                                 [row[:3] for row in answered]),
         "What was done": paragraphs(f"""A Llama of {c['n_layer']} layers, {c['n_head']} heads and
             width {c['n_embd']} was trained once for each seed on {c['train_documents']:,d}
-            documents ({c['train_tokens']:,d} tokens; {c['corpus']}), and measured at fixed token
+            documents ({c['train_tokens']:,d} tokens; {c['text']}), and measured at fixed token
             counts on the same {c['valid_windows']} windows of other documents.""") + table([
                 "coverage", ""], [["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"],
                 ["rows (no seed and interval twice)", run.loss.size],

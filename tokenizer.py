@@ -27,7 +27,8 @@ FIRST_MERGE_ID = 257
 # that is neither digit nor underscore; between them the alternatives take every character.
 # At most 64 in a chunk: a million letters without a space cost a million steps, not its square.
 CHUNK = re.compile(
-    r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}|\s{1,64}(?!\S)|\s{1,64}"
+    r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
+    r"|\s{1,64}(?!\S)|\s{1,64}"
 )
 
 class InputError(ValueError):
@@ -268,7 +269,8 @@ def lesson():
     print("  ".join(f"[{tokenizer.show(a)}|{tokenizer.show(b)}]" for a, b in tokenizer.merges[:16]))
     for text in (documents[0].split("\n")[0], "Zyzzyva quixotically jinxed 1729 gnus \u2603."):
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
-        print(f"\n{len(text.encode('utf-8')) / len(pieces):.1f} bytes a token:\n" + "|".join(pieces))
+        ratio = len(text.encode("utf-8")) / len(pieces)
+        print(f"\n{ratio:.1f} bytes a token:\n" + "|".join(pieces))
     print("\nWhy is the second text so much longer in tokens? And what is its snowman made of?")
 
 def main():

@@ -162,35 +162,40 @@ class Text:
     token_bytes: np.ndarray  # (vocab_size) bytes of each token; the end of text has none
 
 def read_text(config):
-    """(training documents, validation documents, where they are from), as the settings ask."""
+    """(training documents, validation documents, where from), as many as the settings ask for."""
     n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
     if config.train_file:
-        return ([d for path in config.train_file for d in read_documents(path, n_train)][:n_train],
-                [d for path in config.valid_file for d in read_documents(path, n_valid)][:n_valid],
-                {"corpus": ", ".join(config.train_file)})
-    if config.corpus == "embedded":
-        return first_stories("train", n_train), first_stories("valid", n_valid), {
-            "corpus": "the project's own stories"}
-    documents, files = load(config.corpus)
-    return documents["train"][:n_train], documents["valid"][:n_valid], {
-        "corpus": config.corpus, "files": files}
+        train, valid = ([d for path in paths for d in read_documents(path, n)] for paths, n in (
+            (config.train_file, n_train), (config.valid_file, n_valid)))
+        source = {"text": ", ".join(config.train_file)}
+    elif config.corpus == "embedded":
+        train, valid = first_stories("train", n_train), first_stories("valid", n_valid)
+        source = {"text": "the project's own stories"}
+    else:
+        documents, files = load(config.corpus)
+        train, valid, source = documents["train"], documents["valid"], {
+            "text": config.corpus, "files": files}
+    return train[:n_train], valid[:n_valid], source
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
     train, valid, facts = read_text(config)
     tokenizer = BPETokenizer.train(train[: config.tokenizer_stories], config.vocab_size)
+    if tokenizer.vocab_size < config.vocab_size:
+        raise InputError(f"the text for the tokenizer yields {tokenizer.vocab_size} tokens and "
+                         "no more; set --vocab_size to that, or give more --tokenizer_stories")
     train = train[: config.train_stories]
     text = Text(*(np.array(tokenizer.encode_documents(d)) for d in (train, valid)),
                 np.array([len(piece) for piece in tokenizer.pieces]))
     text.token_bytes[END_ID] = 0
-    need = {"train": config.block_size + 2,
-            "valid": config.valid_start + config.valid_windows * config.block_size + 1}
-    for name, documents in (("train", train), ("valid", valid)):
-        tokens, joined = len(getattr(text, name)), "\n\n".join(documents).encode("utf-8")
-        if tokens < need[name]:
-            raise InputError(f"the {name} text has {tokens} tokens and these settings need "
-                             f"{need[name]}; give more, or lower block_size or valid_windows")
-        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": tokens,
+    for name, documents, ids, need in (
+            ("train", train, text.train, config.block_size + 2), ("valid", valid, text.valid,
+             config.valid_start + config.valid_windows * config.block_size + 1)):
+        joined = "\n\n".join(documents).encode("utf-8")
+        if len(ids) < need:
+            raise InputError(f"the {name} text has {len(ids)} tokens and these settings need "
+                             f"{need}; give more, or lower block_size or valid_windows")
+        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": len(ids),
                   f"{name}_bytes": len(joined),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
     return text, tokenizer, facts
@@ -279,7 +284,7 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
 # ---------------------------------------------------------------- the loop
 
 def train_seed(config, seed, text, out, report=lambda *news: None):
-    """Train one seed from where it stands to the end; its files go to out/seed_N. Returns its rows.
+    """Train one seed from where it stands to the end, into out/seed_N. Returns its rows.
 
     report(seed, tokens_seen, row) is called after every step, with a row after a measurement.
     Raises FloatingPointError, naming the step, when the loss is no longer finite.
@@ -308,7 +313,8 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
             _, loss = model(x, y)
             optimizer.zero_grad()
             loss.backward()
-            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item())
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            norms.append(norm.item())
             optimizer.step()
             train_losses.append(loss.item())
             step += 1
@@ -321,7 +327,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         rows.append(measure(config, seed, step, text, windows[-1], windows[-2] if rows else None,
                             train_losses, norms, seconds, elapsed))
         if not math.isfinite(rows[-1]["val_loss"]):
-            raise FloatingPointError(f"the validation loss is {rows[-1]['val_loss']} at step {step}")
+            raise FloatingPointError(f"the validation loss became infinite at step {step}")
         save_checkpoint(folder, model, optimizer, step, rows, windows)
         report(seed, step * tokens_per_step, rows[-1])
     return rows
@@ -348,7 +354,7 @@ def read_checkpoint(path):
     try:
         # weights_only: tensors, numbers and text, but no code of a stranger.
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["step"] == saved["rows"][-1]["step"] and len(saved["windows"]) == len(saved["rows"]):
+        if saved["step"] == saved["rows"][-1]["step"] and {"model", "optimizer"} < saved.keys():
             return saved
     except FileNotFoundError:
         return None
@@ -423,7 +429,7 @@ def main():
         config = config_from(args)
         seed = config.seeds[0] if args.seed is None else args.seed
         if seed not in config.seeds:
-            raise InputError(f"seed {seed} is not one of --seeds {' '.join(map(str, config.seeds))}")
+            raise InputError(f"seed {seed} is not one of the study's {config.seeds}")
         out = args.out or Path("runs") / args.preset
         text, _, _ = open_run(config, out, args.restart)
         train_seed(config, seed, text, out, print_row)
