@@ -9,7 +9,8 @@ The same command continues an interrupted run, and the result is bit for bit tha
 interrupted. `main` is the table of contents; below it stands how seeds share the machine.
 """
 
-import argparse, json, multiprocessing, os, shutil, signal, sys, threading, time
+import argparse, json, multiprocessing, os, shutil, signal, sys, textwrap
+import threading, time
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def main():
         write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
         write_samples(config, tokenizer, out, rows[0]["seed"])
         # 4. Telemetry, statistics and the report.
-        print("\n".join(telemetry.write_report(out)))
+        for line in telemetry.write_report(out):
+            print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.exit("\n".join(problems) or None)
@@ -164,20 +166,23 @@ class Progress:
         if not self.live:
             return print_row(seed, tokens, row)
         first, since, _, loss = self.seeds.get(seed, (tokens, time.monotonic(), 0, float("nan")))
-        loss = row["val_loss"] if row else loss
-        self.seeds[seed] = first, since, tokens, loss
-        lines = [self.line(seed, shutil.get_terminal_size().columns - 1) for seed in self.seeds]
-        up = f"\x1b[{self.n_lines}F" if self.n_lines else ""
-        print(up + "".join(f"\x1b[K{line}\n" for line in lines), end="", flush=True)
-        self.n_lines = len(lines)
+        self.seeds[seed] = first, since, tokens, row["val_loss"] if row else loss
+        done = bool(row) and tokens == self.total
+        order = sorted(self.seeds, key=lambda s: not (done and s == seed))
+        width = shutil.get_terminal_size().columns - 1
+        up = f"\x1b[{self.n_lines}F" if self.n_lines else ""  # back to the first line drawn
+        print(up + "".join(f"\x1b[K{self.line(s, width)}\n" for s in order), end="", flush=True)
+        self.n_lines = len(order) - done  # the line of a seed that is done stays above the others
+        if done:
+            del self.seeds[seed]
 
     def line(self, seed, width):
         first, since, tokens, loss = self.seeds[seed]
         speed = (tokens - first) / max(time.monotonic() - since, 1e-9)
-        left = (self.total - tokens) / speed if speed else float("nan")
-        clock = f"{left // 60:.0f}:{left % 60:02.0f}" if speed else "-:--"
-        words = f"{speed:7,.0f} tokens/s {clock:>6s} left  validation loss {loss:.3f}"
-        n = max(5, min(40, width - len(words) - 18))
+        left = (self.total - tokens) / speed if speed else 0
+        words = (f"loss {loss:.3f} {speed:7,.0f} tokens/s"
+                 f" {left // 3600:3.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} left")
+        n = max(5, min(40, width - len(words) - 12))
         full = round(n * tokens / self.total)
         return f"seed {seed:<5d} {'█' * full}{'░' * (n - full)} {words}"[:width]
 

@@ -13,7 +13,7 @@ Every docstring works this table by hand. Row means are 3 5 7, level means 2 5 8
 """
 import argparse, csv, json, math, os, sys, textwrap
 from dataclasses import is_dataclass, make_dataclass
-from itertools import combinations, compress
+from itertools import compress
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -191,9 +191,11 @@ def pairwise_tests(Y, pairs=None):
     """
     Z, exponent = scaled(Y)
     n, k = Z.shape
-    pairs = (list(combinations(range(k), 2)) if pairs is None else
-             [(j, j + 1) for j in range(k - 1)] if str(pairs) == "adjacent" else list(pairs))
-    if not all(len(pair) == 2 == len({j for j in pair if j in range(k)}) for pair in pairs):
+    every = np.transpose(np.triu_indices(k, 1))  # every (a, b) with a < b
+    if pairs is None or isinstance(pairs, str) and pairs == "adjacent":
+        pairs = every if pairs is None else every[every[:, 1] == every[:, 0] + 1]
+    elif isinstance(pairs, str) or not all(
+            len(pair) == 2 and set(pair) <= set(range(k)) and pair[0] != pair[1] for pair in pairs):
         raise InputError(f'pairs are None, "adjacent" or a list of different levels 0 to {k - 1}')
     a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
     D = Z[:, a] - Z[:, b]  # (n, number of pairs)

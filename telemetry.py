@@ -1,4 +1,4 @@
-"""Chapter 5. Telemetry: how stable was the training, and what may one conclude from it?
+"""Chapter 4. Telemetry: how stable was the training, and what may one conclude from it?
 
 From the validation losses of all seeds, a matrix (n_seeds, n_intervals), to stability measures,
 figures, tables and the report. Nothing here trains anything, and nothing here needs torch.
@@ -341,7 +341,7 @@ def false_positives(run, n_studies=2000):
     """
     (n, k), d, w = run.loss.shape, fluctuations(run), run.config["volatility_window"]
     rng, shared = np.random.default_rng(1), float(np.clip(np.nan_to_num(in_common(d)), 0, 0.99))
-    n_studies = int(np.clip(5e6 // (n * k), 100, n_studies))
+    n_studies = int(np.clip(1e6 // (n * k), 100, n_studies))
     phi, volatility_rates, seed_rates, phis = over_time(d - d.mean(1, keepdims=True)), [], [], []
     for rho in (shared, 0.0) if k > w + 2 else ():
         change = (math.sqrt(rho) * noise(rng, (n_studies, 1, k), phi)

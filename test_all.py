@@ -136,8 +136,9 @@ def test_data_texts_are_split_into_documents():
 
 # ---------------------------------------------------------------- tokenizer
 
-NASTY = ["", " ", "a\x00b", "e\u0301\u0301", "\U0001f469\u200d\U0001f680 x", "a\r\n\r\n b", " \t x  ",
-         "don't I'LL 12345 __x__ \u00b2\u0663", "<|endoftext|>", "\u3000\ufeff\u2028" * 70, "a" * 999]
+NASTY = ["", " ", "a\x00b", "e\u0301\u0301", "\U0001f469\u200d\U0001f680 x", "a\r\n\r\n b",
+         " \t x  ", "don't I'LL 12345 __x__ \u00b2\u0663", "<|endoftext|>",
+         "\u3000\ufeff\u2028" * 70, "a" * 999]
 
 def test_tokenizer_fast_training_equals_the_twenty_obvious_lines():
     """On random text of few letters, full of ties and overlaps, both learn the same merges."""
