@@ -115,6 +115,8 @@ def train_all(config, text, out, n_workers):
             except EOFError:  # the worker has ended
                 process.join()
                 del running[pipe]
+                if process.exitcode == 1:  # an error in the code, most likely a student's edit
+                    sys.exit(f"Seed {seed} stopped with the error above, and so does the run.")
                 if process.exitcode and lives[seed]:  # killed: it continues from its checkpoint
                     lives[seed] -= 1
                     waiting.insert(0, seed)

@@ -41,35 +41,35 @@ class StudyConfig:
     corpus: str = setting("embedded", "", None, ["embedded", "tinystories"], "where text is from")
     train_file: list = setting([], "file", None, None, "training text in place of the corpus")
     valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
-    train_stories: int = setting(24, "stories", 1, 10**7, "training text, from its start")
-    valid_stories: int = setting(60, "stories", 1, 10**7, "validation text, from its start")
-    tokenizer_stories: int = setting(24, "stories", 1, 10**7, "what the tokenizer learns from")
-    vocab_size: int = setting(1024, "tokens", 257, 10**6, "vocabulary")
+    train_stories: int = setting(24, "stories", 1, 10**6, "training text, from its start")
+    valid_stories: int = setting(60, "stories", 1, 10**6, "validation text, from its start")
+    tokenizer_stories: int = setting(24, "stories", 1, 10**6, "what the tokenizer learns from")
+    vocab_size: int = setting(1024, "tokens", 257, 65536, "vocabulary")
     # model
-    block_size: int = setting(64, "tokens", 2, 8192, "length of a window")
-    n_layer: int = setting(2, "layers", 1, 100, "depth")
-    n_head: int = setting(4, "heads", 1, 256, "attention heads; n_embd / n_head must be even")
-    n_embd: int = setting(128, "numbers", 2, 8192, "width: numbers that stand for a token")
+    block_size: int = setting(64, "tokens", 4, 2048, "length of a window")
+    n_layer: int = setting(2, "layers", 1, 48, "depth")
+    n_head: int = setting(4, "heads", 1, 64, "attention heads; n_embd / n_head must be even")
+    n_embd: int = setting(128, "numbers", 4, 2048, "width: numbers that stand for a token")
     # training
     seeds: list = setting([101, 202, 303, 404, 505, 606], "", 0, 2**32 - 1, "one run for each")
     seed_decides: str = setting("weights", "", None, ["weights", "weights+order"],
                                 "the initial weights only, or the order of the windows too")
-    total_tokens: int = setting(204_800, "tokens", 1, 10**12, "budget, used in whole intervals")
-    windows_per_step: int = setting(16, "windows", 1, 4096, "windows in one optimizer step")
+    total_tokens: int = setting(204_800, "tokens", 1, 10**11, "budget, used in whole intervals")
+    windows_per_step: int = setting(16, "windows", 1, 1024, "windows in one optimizer step")
     peak_lr: float = setting(5e-3, "", 0, 1, "learning rate at the end of the warm-up")
     final_lr: float = setting(5e-4, "", 0, 1, "learning rate at the end of the decay")
-    warmup_tokens: int = setting(10_240, "tokens", 0, 10**12, "the rate rises from 0 until here")
-    decay_tokens: int = setting(204_800, "tokens", 1, 10**12, "the rate falls until here")
+    warmup_tokens: int = setting(10_240, "tokens", 0, 10**11, "the rate rises from 0 until here")
+    decay_tokens: int = setting(204_800, "tokens", 1, 10**11, "the rate falls until here")
     beta1: float = setting(0.9, "", 0, 0.9999, "AdamW's memory of the gradient")
     beta2: float = setting(0.95, "", 0, 0.9999, "AdamW's memory of its square")
     weight_decay: float = setting(0.1, "", 0, 10, "AdamW's pull of all parameters towards 0")
     grad_clip: float = setting(1.0, "", 1e-6, 1e6, "longest gradient that a step may follow")
     device: str = setting("cpu", "", None, ["cpu", "cuda", "mps"], "where the tensors live")
     # measurement
-    interval_tokens: int = setting(10_240, "tokens", 1, 10**12, "training between measurements")
+    interval_tokens: int = setting(10_240, "tokens", 1, 10**11, "training between measurements")
     valid_start: int = setting(0, "tokens", 0, 10**9, "where the validation windows begin")
-    valid_windows: int = setting(96, "windows", 2, 10**6, "validation windows, side by side")
-    published_windows: int = setting(0, "windows", 0, 10**6, "of these, the published study's")
+    valid_windows: int = setting(96, "windows", 2, 10**5, "validation windows, side by side")
+    published_windows: int = setting(0, "windows", 0, 10**5, "of these, the published study's")
     # analysis
     volatility_window: int = setting(5, "intervals", 2, 1000, "changes behind a rolling measure")
     spike_factor: float = setting(2.0, "sd", 0, 100, "a spike exceeds the mean change by this")
@@ -138,7 +138,7 @@ def add_settings(parser):
     for f in fields(StudyConfig)[1:]:
         default = f.default if f.default is not MISSING else f.default_factory()
         low, high, unit = f.metadata["low"], f.metadata["high"], f.metadata["unit"]
-        values = " or ".join(high) if isinstance(high, list) else f"{low:g} to {high:g} {unit}" \
+        values = " or ".join(high) if isinstance(high, list) else f"{low} to {high} {unit}" \
             if high else unit
         many = {"nargs": "+", "action": "extend"} if f.type is list else {}
         kind = (type(default[0]) if default else str) if many else f.type
