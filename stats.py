@@ -211,19 +211,24 @@ def pairwise_tests(Y, pairs=None):
     # this large). How small can that p be with 6 seeds, and does it survive times 210?
     return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
-@np.errstate(all="ignore")
 def friedman(Y):
     """Do levels differ in rank within subjects? For counts and others far from normal.
     Y (n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum (R_j -
     n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
     Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: 3 subjects: exactly 1/36.
     """
+    chi2, df = float(friedman_chi2(Y)), np.shape(Y)[-1] - 1
+    return Friedman(chi2, df, float(scipy_stats.chi2.sf(chi2, df)))
+
+@np.errstate(all="ignore")
+def friedman_chi2(Y):
+    """The chi2 of `friedman` for one table or for thousands at once: Y (..., n, k) -> (...)."""
     level, residual, _, _ = decompose(Y)
-    ranks = scipy_stats.rankdata(scaled(Y)[0] * (level.any() or residual.any()), axis=1)
-    n, k = ranks.shape
-    between = ((ranks.sum(axis=0) - n * (k + 1) / 2) ** 2).sum()
-    chi2 = (k - 1) * between / ((ranks ** 2).sum() - n * k * (k + 1) ** 2 / 4)
-    return Friedman(float(chi2), k - 1, float(scipy_stats.chi2.sf(chi2, k - 1)))
+    moves = (level + residual != 0).any(axis=(-2, -1), keepdims=True)
+    ranks = scipy_stats.rankdata(scaled(Y)[0] * moves, axis=-1)
+    n, k = ranks.shape[-2:]
+    between = ((ranks.sum(axis=-2) - n * (k + 1) / 2) ** 2).sum(axis=-1)
+    return (k - 1) * between / ((ranks ** 2).sum(axis=(-2, -1)) - n * k * (k + 1) ** 2 / 4)
 
 # ---------------------------------------------------------------- how much did the seed matter?
 @np.errstate(all="ignore")
@@ -400,6 +405,20 @@ def report(r, dv, intervals, notes):
         yield f"  sd, interval {intervals[j]}: {sd.sd[j]:.4g} ({sd.low[j]:.4g} to {sd.high[j]:.4g})"
 
 # ---------------------------------------------------------------- the command line
+def ar1(rng, shape, phi):
+    """Noise of variance 1 that correlates phi with itself one level earlier: (..., k)."""
+    x = rng.normal(size=shape)
+    for t in range(1, shape[-1]):
+        x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi ** 2) * x[..., t]
+    return x
+
+def rejection_rates(Y):
+    """Share of the studies Y (..., n, k) with p < ALPHA: uncorrected, Greenhouse-Geisser, Huynh-
+    Feldt."""
+    (F, gg, hf), (n, k) = f_and_epsilons(Y), Y.shape[-2:]
+    return [float((scipy_stats.f.sf(F, e * (k - 1), e * (n - 1) * (k - 1)) < ALPHA).mean())
+            for e in (1, gg, np.minimum(hf, 1))]
+
 def lesson(n=6, k=21, n_studies=2000):
     """Two traps, shown on random numbers without any effect, as lines for a reader."""
     rng, d = np.random.default_rng(1), k - 1
@@ -414,13 +433,9 @@ def lesson(n=6, k=21, n_studies=2000):
     yield f"\n2. HOW MANY OF {n_studies} STUDIES FIND WHAT IS NOT THERE, at a nominal 5 %?"
     yield "  neighbours correlate   uncorrected   Greenh.-Geisser   Huynh-Feldt   mean gg"
     for rho in (0, 0.5, 0.9):
-        noise = rng.normal(size=(n_studies, n, k))
-        for t in range(1, k):
-            noise[..., t] = rho * noise[..., t - 1] + math.sqrt(1 - rho ** 2) * noise[..., t]
-        F, gg, hf = f_and_epsilons(noise)
-        p = [scipy_stats.f.sf(F, e * d, e * (n - 1) * d) for e in (1, gg, np.minimum(hf, 1))]
-        yield "  {:20} {:11.1f} % {:15.1f} % {:11.1f} % {:9.2f}".format(
-            rho, *(100 * np.mean(x < ALPHA) for x in p), gg.mean())
+        Y = ar1(rng, (n_studies, n, k), rho)
+        yield "  {:20} {:11.1%} {:17.1%} {:13.1%} {:11.2f}".format(
+            rho, *rejection_rates(Y), f_and_epsilons(Y)[1].mean())
 
 def main(argv=None):
     """Print the analysis of a file, or the lesson; returns 2 after a user's mistake, else None."""

@@ -11,13 +11,13 @@ Reading order: `derive` holds every measure; the drawing is 100 lines of SVG; `a
 audit compute each sentence of the report from this run's data, so that none can go out of date.
 """
 
-import html, json, math, sys
+import argparse, csv, html, json, math, sys
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import f as f_distribution
 
 import stats
 from stats import InputError
@@ -98,6 +98,11 @@ class Run:
         return int(self.loss.mean(0).argmin())
 
     @cached_property
+    def results(self):
+        """name -> all tests of each variable."""
+        return {name: stats.analyse(Y) for name, Y in tested(self).items()}
+
+    @cached_property
     def simulated(self):
         return false_positives(self)
 
@@ -105,35 +110,48 @@ class Run:
     def figures(self):
         return figures(self)
 
+    @cached_property
+    def answers(self):
+        return [answer(self) for answer in (answer_stability, answer_seeds, answer_shape,
+                                            answer_phase)]
+
+def rules(config):
+    """The settings of `derive` in a run's config.json."""
+    names = ("spike_factor", "spike_floor", "stable_quantile", "stable_backslides")
+    return {"window": config["volatility_window"], **{name: config[name] for name in names}}
+
+NUMBERS = ("volatility_window spike_factor spike_floor stable_quantile stable_backslides "
+           "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
+           "train_tokens").split()
+
 def read_run(folder):
     """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
     folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder} is not the folder of a run: it has no config.json")
+    loss, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
+    with open(folder / "metrics.csv", encoding="utf-8-sig", newline="") as file:
+        cells = {(int(row["seed"]), int(row["interval"])): row for row in csv.DictReader(file)}
+    column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
+                                     for interval in intervals] for seed in seeds])
+    windows = None  # a published table comes without them
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        rules = {name: config[name] for name in (
-            "spike_factor", "spike_floor", "stable_quantile", "stable_backslides")}
-        rules["window"] = config["volatility_window"]
-    except OSError:
-        raise InputError(f"{folder} is not the folder of a run: it has no config.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} is damaged ({error}); restore it, or make the "
-                         "run again with --restart") from None
-    table = folder / "metrics.csv"
-    loss, seeds, intervals, notes = stats.read_table(table)
-
-    def column(name):
-        Y, those, _, _ = stats.read_table(table, name)
-        Y = Y[[seed in seeds for seed in those]]
-        return np.pad(Y, ((0, 0), (len(intervals) - Y.shape[1], 0)), constant_values=np.nan)
-
-    missing = [seed for seed in config["seeds"] if seed not in seeds]
-    notes += [f"seed {seed} is not complete and is left out" for seed in missing]
-    files = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
-    whole = all(file.exists() for file in files)  # a published table comes without them
-    windows = np.stack([np.load(file) for file in files]) if whole else None
-    return Run(folder, config, seeds, intervals, column("tokens_seen")[0], column("epochs")[0],
-               loss, column("train_loss"), column("val_loss_se"), column("val_change_se"), windows,
-               derive(loss, **rules), notes)
+        for name in NUMBERS:
+            config[name] + 0  # a TypeError if it is not a number
+        config["text"] + config["preset"] + config["seed_decides"]
+        files = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
+        if all(file.exists() for file in files):
+            windows = np.stack([np.load(file) for file in files])
+            np.testing.assert_allclose(windows.mean(-1), loss, rtol=1e-6)
+        notes += [f"seed {s} is not complete and is left out" for s in config["seeds"]
+                  if s not in seeds]
+        return Run(folder, config, seeds, intervals, column("tokens_seen")[0],
+                   column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
+                   column("val_change_se"), windows, derive(loss, **rules(config)), notes)
+    except (ValueError, TypeError, KeyError, EOFError, RecursionError, AssertionError) as error:
+        raise InputError(f"a file in {folder} is damaged ({type(error).__name__}); the command "
+                         "that made the run makes its tables again, --restart all") from None
 
 # ---------------------------------------------------------------- drawing
 
@@ -190,7 +208,7 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
         bold = name.startswith("mean")
         style = 'stroke="#000" stroke-width="3"' if bold else (
             'stroke="#888" stroke-width="0.7"' if many else f'stroke="{COLOURS[i % 6]}" '
-            f'stroke-dasharray="{DASHES[i % 6]}" stroke-width="1.8"')
+            f'stroke-dasharray="{DASHES[(i + i // 6) % 6]}" stroke-width="1.8"')
         gaps = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
         out += [stroke(piece.strip(), style) for piece in gaps.split("|") if piece.strip()]
         if bold or not many or i == 0:
@@ -274,21 +292,27 @@ def figures(run):
 
 # ---------------------------------------------------------------- the tests of a run
 
+def stability(measures, w):
+    """name -> (..., n, k') of RQ1: the stability measures whose window is free of the first drop
+    (at the volatilities also those whose windows do not overlap)."""
+    V = measures["volatility"]
+    matrices = {"volatility without the first drop": V[..., w + 1 :],
+                "volatility, windows that do not overlap": V[..., 2 * w :: w], **{
+                    name.replace("_", " "): measures[name][..., w + 1 :] for name in (
+                        "backslide_frequency", "spike_rate", "spike_rate_corrected")}}
+    return {name: Y for name, Y in matrices.items() if Y.shape[-1] >= 2}
+
+def statistic(name, Y):
+    """F of a volatility, Friedman's chi2 of a count, for one study or thousands: (..., n, k)."""
+    return stats.f_and_epsilons(Y)[0] if "volatility" in name else stats.friedman_chi2(Y)
+
 def tested(run):
     """name -> matrix: the variables of the repeated-measures ANOVA, with their ablations."""
-    w, volatility = run.config["volatility_window"], run.measures["volatility"]
-    matrices = {
-        "validation loss": run.loss, "validation loss without interval 0": run.loss[:, 1:],
-        "perplexity": np.exp(np.minimum(run.loss, 300)), "volatility": volatility[:, 2:],
-        "volatility without the first drop": volatility[:, w + 1 :],
-        "volatility, windows that do not overlap": volatility[:, 2 * w :: w]}
-    return {name: Y for name, Y in matrices.items() if Y.shape[1] >= 2}
-
-def counted(run):
-    """name -> Friedman's test of the counts, from the first full window on."""
-    w, m = run.config["volatility_window"], run.measures
-    return {name.replace("_", " "): stats.friedman(m[name][:, w:]) for name in (
-        "backslide_frequency", "spike_rate", "spike_rate_corrected") if run.loss.shape[1] >= w + 2}
+    late = stability(run.measures, run.config["volatility_window"])
+    return {"validation loss": run.loss, "validation loss without interval 0": run.loss[:, 1:],
+            "perplexity": np.exp(np.minimum(run.loss, 300)),
+            "volatility": run.measures["volatility"][:, 2:],
+            **{name: Y for name, Y in late.items() if "volatility" in name}}
 
 def planned(run):
     """The tests of chance (interval 0) against the minimum and of the minimum against the end.
@@ -297,19 +321,19 @@ def planned(run):
     what flatters a chosen minimum is the sample of windows, which all seeds share.
     """
     choose = test = run.loss
-    if run.windows is not None:
-        choose, test = run.windows[..., ::2].mean(-1), run.windows[..., 1::2].mean(-1)
+    if run.windows is not None:  # the first half and the second: neighbours share stories
+        half = run.windows.shape[-1] // 2
+        choose, test = run.windows[..., :half].mean(-1), run.windows[..., half:].mean(-1)
     best, last = int(choose.mean(0).argmin()), run.loss.shape[1] - 1
     return stats.pairwise_tests(test, [(a, b) for a, b in ((0, best), (best, last)) if a != b])
 
 def fluctuations(run):
-    """Changes from the second interval after the minimum on; if that is late, of the last half."""
-    k = run.loss.shape[1]
-    return run.measures["change"][:, max(1, min(run.best + 2, k // 2, k - 3)) :]
+    """The changes from the second interval after the minimum on: (n, m), m < 3 if it came late."""
+    return run.measures["change"][:, run.best + 2 :]
 
 def in_common(d):
     """Mean correlation between the rows of d (n, m): how much of their ups and downs is shared."""
-    d = d - d.mean(1, keepdims=True)
+    d = d - d.mean(1, keepdims=True) if d.size else d
     length = np.sqrt((d**2).sum(1, keepdims=True))
     if d.shape[1] < 3 or not length.all():
         return math.nan
@@ -319,45 +343,44 @@ def over_time(x):
     """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1)."""
     return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.9, 0.9))
 
-def noise(rng, shape, phi):
-    """Stationary noise of variance 1 that correlates phi from one interval to the next, AR(1)."""
-    x = rng.normal(size=shape)
-    for t in range(1, shape[-1]):
-        x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi**2) * x[..., t]
-    return x
-
-def rejections(F, df, df_error):
-    return float((f_distribution.sf(F, df, df_error) < stats.ALPHA).mean())
-
 def false_positives(run, n_studies=2000):
     """How often do the tests reject in studies like this one in which nothing happens?
 
-    For volatility: changes with this run's correlations over time and between seeds (then with
-    independent seeds) make curves that pass through `derive`, as measurements do. For the seed
-    effect: deviations from the interval means, correlated over time as in this run, with the seed's
+    Stability: flat curves, whose changes have this run's size and its correlations over time and
+    between seeds (in a second set, none between seeds), pass through `derive` as measurements do.
+    Seeds: deviations from the interval means, correlated over time as in this run, with the seed's
     own mean taken off (too little, if nothing happens) and not (too much, if something does).
-    Returns a dict: the correlations, the rates [uncorrected, Greenhouse-Geisser, Huynh-Feldt], and
-    seed_p, the share of the second kind of studies with a seed effect as large as this run's.
+    Returns a dict: the correlations; the rates of rejection; and p, for each name of `stability`
+    and for "seed", the share of the studies with a statistic at least as large as this run's.
     """
     (n, k), d, w = run.loss.shape, fluctuations(run), run.config["volatility_window"]
-    rng, shared = np.random.default_rng(1), float(np.clip(np.nan_to_num(in_common(d)), 0, 0.99))
+    if math.isnan(in_common(d)):  # the loss turned late or never: the last half, less its trend
+        d = run.measures["change"][:, 1 + k // 2 :]
+        t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
+        d = d - np.outer(d @ t, t) / max(t @ t, 1)
+    shared = in_common(d)
+    phi, rng = over_time(d - d.mean(1, keepdims=True)), np.random.default_rng(1)
     n_studies = int(np.clip(1e6 // (n * k), 100, n_studies))
-    phi, volatility_rates, seed_rates, phis = over_time(d - d.mean(1, keepdims=True)), [], [], []
-    for rho in (shared, 0.0) if k > w + 2 else ():
-        change = (math.sqrt(rho) * noise(rng, (n_studies, 1, k), phi)
-                  + math.sqrt(1 - rho) * noise(rng, (n_studies, n, k), phi))
-        Y = derive(change.cumsum(-1), window=w)["volatility"][..., w + 1 :]
-        (F, gg, hf), df = stats.f_and_epsilons(Y), Y.shape[-1] - 1
-        volatility_rates.append([rejections(F, e * df, e * df * (n - 1))
-                                 for e in (1, gg, np.minimum(hf, 1))])
+    as_extreme = lambda simulated, seen: math.nan if math.isnan(seen) else float(
+        (1 + (simulated >= seen).sum()) / (1 + n_studies))
+    found = {"n": n_studies, "shared": shared, "rates": [], "seed": [], "phis": [], "p": {}}
+    for rho in (0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99), 0.0):
+        change = (math.sqrt(rho) * stats.ar1(rng, (n_studies, 1, k), phi)
+                  + math.sqrt(1 - rho) * stats.ar1(rng, (n_studies, n, k), phi))
+        null = stability(derive(d.std() * change.cumsum(-1), **rules(run.config)), w)
+        for name, Y in stability(run.measures, w).items():
+            found["p"].setdefault(name, as_extreme(
+                statistic(name, null[name]), float(statistic(name, Y))))
+        found["rates"] += [stats.rejection_rates(Y) for Y in list(null.values())[:1]]
     deviation = run.loss - run.loss.mean(0)
     for x in (deviation - deviation.mean(1, keepdims=True), deviation):
-        phis.append(over_time(x))
-        _, _, (_, ss_seed, ss_error), _ = stats.decompose(noise(rng, (n_studies, n, k), phis[-1]))
-        F = ss_seed / ss_error * (k - 1)  # as in rm_anova, each divided by its df
-        seed_rates.append(rejections(F, n - 1, (n - 1) * (k - 1)))
-    return {"n": n_studies, "shared": shared, "volatility": volatility_rates, "seed": seed_rates,
-            "phis": phis, "seed_p": float((F >= stats.rm_anova(run.loss).f_subject).mean())}
+        found["phis"].append(over_time(x))
+        # Turned about, the seeds are the levels, and F is that of the seed effect.
+        Y = np.swapaxes(stats.ar1(rng, (n_studies, n, k), found["phis"][-1]), -1, -2)
+        F = stats.f_and_epsilons(Y)[0]
+        found["seed"].append(stats.rejection_rates(Y)[0])
+    found["p"]["seed"] = as_extreme(F, run.results["validation loss"]["anova"].f_subject)
+    return found
 
 def patience_stop(loss, patience):
     """Where training stops once `patience` measurements bring no new minimum: ([3, 2, 4, 5, 1], 2)
@@ -370,10 +393,12 @@ def patience_stop(loss, patience):
 # ---------------------------------------------------------------- the audit: a function a line
 
 def audit_epochs(run):
-    train, best = run.train_loss.mean(0), run.best
-    return f"""The training text was read {run.epochs[-1]:.1f} times, and validation loss was
-        lowest after {run.epochs[best]:.1f}. Training loss was {number(train[best])} there and
-        {number(train[-1])} at the end: what is learned after the turn is the text itself."""
+    train, best, last = run.train_loss.mean(0), run.best, len(run.intervals) - 1
+    after = f"""It was {number(train[best])} there and {number(train[-1])} at the end: what is
+        learned after the turn is the training text itself.""" if 0 < best < last else ""
+    return f"""The training text was read {run.epochs[-1]:.1f} times. Validation loss was lowest
+        after {run.epochs[best]:.1f}{', at the end' if best == last else ''}; training loss went
+        from {number(train[1])} to {number(train[-1])}. {after}"""
 
 def audit_precision(run):
     c, d = run.config, run.measures["change"][:, 1:]
@@ -382,50 +407,56 @@ def audit_precision(run):
         standard error over {c['valid_windows']} windows is about {np.median(run.se):.3f} nats, that
         of a change, on the same windows, {np.nanmedian(run.change_se):.3f}. Of {(d > 0).sum()}
         backslides {small.sum()} are smaller than two standard errors of the change, and may be an
-        accident of the windows."""
+        accident of the windows. Windows that share a story are not quite independent, so the
+        true errors are somewhat larger."""
 
 def audit_common(run):
-    place = run.epochs[1:] % 1  # the share of the text that lies before each measurement
-    same = [i for i in range(1, len(place)) if abs((place[i] - place[0] + 0.5) % 1 - 0.5) < 0.03]
+    place, shared = run.epochs[1:] % 1, in_common(fluctuations(run))  # place: share of the text
+    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03
+    again = [i for i in range(2, len(place) // 2) if not near(place[1], place[0]) and all(
+        near(p, place[0]) for p in place[i : 3 * i : i])]
     where = "Each seed read the text in an order of its own."
     if run.config["seed_decides"] == "weights":
         where = f"""All seeds read the text in one order; the first measurements fell at
             {', '.join(f'{p:.2f}' for p in place[:6])} of it"""
-        where += f", and every {same[0]} intervals at nearly the same place." if same else "."
-    return f"""Late changes of two seeds correlate {number(in_common(fluctuations(run)))} on
-        average; what they share is not the seed's doing. {where}"""
+        where += f", and every {again[0]} intervals at nearly the same place." if again else "."
+    if math.isnan(shared):
+        return f"The loss turned too late, if at all, to see what fluctuations share. {where}"
+    return f"""After the turn, the changes of two seeds correlate {number(shared)} on average; what
+        they share is not the seed's doing. {where}"""
 
 def audit_rules(run):
-    w, c = run.config["volatility_window"], run.config
-    reach, cells = math.sqrt(w - 1), run.loss.shape[0] * (run.loss.shape[1] - 2)
-    can = "can" if reach > c["spike_factor"] + 1e-9 else "can never"
-    most = math.floor(c["stable_quantile"] * (cells - 1)) + 1
+    c, volatility = run.config, run.measures["volatility"][:, 2:]
+    w = min(c["volatility_window"], len(run.intervals) - 1)
+    can = "can" if math.sqrt(w - 1) > c["spike_factor"] + 1e-9 else "can never"
+    most = (volatility <= np.quantile(volatility, c["stable_quantile"])).sum()
     return f"""The published spike rule {can} fire after interval 1: it asks for more than
         {c['spike_factor']:g} standard deviations, and among {w} values none is further than
-        {reach:.2f} from their mean. The stable-phase rule can accept at most {most} of {cells}
-        cells, by its own quantile."""
+        {math.sqrt(w - 1):.2f} from their mean. The stable-phase rule can accept at most {most} of
+        {volatility.size} cells, by its own quantile, and that many are quiet in any run."""
 
 def audit_sphericity(run):
-    (n, k), m = run.loss.shape, stats.mauchly(run.loss)
+    (n, k), m = run.loss.shape, run.results["validation loss"]["mauchly"]
     test = f"exists: p = {number(m.p)}" if m.defined else f"does not exist: {m.reason}"
-    unreliable = "Huynh-Feldt is unreliable with fewer seeds than intervals; " if n < k else ""
-    return f"""Mauchly's test {test}. With {n} seeds and {k} intervals, epsilon cannot exceed
-        {min(1, (n - 1) / (k - 1)):.3f}, whatever the truth. {unreliable}verdicts rest on
-        Greenhouse-Geisser."""
+    few = "; with fewer seeds than intervals Huynh-Feldt is unreliable" if n < k else ""
+    return f"""Mauchly's test {test}. With {n} seeds and {k} intervals epsilon is at most
+        {min(1, (n - 1) / (k - 1)):.3f}, whatever the truth{few}. Read Greenhouse-Geisser."""
 
 def audit_ablations(run):
-    F = [f"{name}: F = {number(stats.rm_anova(Y).f)}" for name, Y in tested(run).items()]
+    F = [f"{name}: F = {number(r['anova'].f)}" for name, r in run.results.items()]
     return f"""{'; '.join(F)}. What the first drop does to an F says nothing about the rest;
         perplexity is exp(loss), the same measurement twice."""
 
 def audit_false_positives(run):
     s = run.simulated
-    rates = ["/".join(f"{rate:.0%}" for rate in row) for row in s["volatility"]] or ["–", "–"]
-    return f"""In {s['n']} simulated studies without any effect, a test at 5 % (uncorrected /
-        Greenhouse-Geisser / Huynh-Feldt) finds one in volatility in {rates[0]} if the changes of
-        seeds correlate {s['shared']:.2f} as here, and in {rates[1]} if seeds are independent; and
-        uncorrected a seed effect in {s['seed'][0]:.0%} to {s['seed'][1]:.0%}, if deviations
-        correlate {s['phis'][0]:.2f} to {s['phis'][1]:.2f} over time as here."""
+    percent = [" / ".join(f"{rate:.0%}" for rate in rates) for rates in s["rates"]]
+    here = "" if math.isnan(s["shared"]) or not percent else f"""{percent[0]} if the changes of
+        seeds correlate {s['shared']:.2f} as here, and in """
+    volatility = f"""a change of volatility in {here}{percent[1]} if seeds are independent
+        (uncorrected / Greenhouse-Geisser / Huynh-Feldt), and """ if percent else ""
+    return f"""In {s['n']} simulated studies without any effect, tests at 5 % find {volatility}a
+        seed effect in {s['seed'][0]:.0%} to {s['seed'][1]:.0%}, if deviations correlate
+        {s['phis'][0]:.2f} to {s['phis'][1]:.2f} over time as here (uncorrected)."""
 
 def audit_seed(run):
     order = run.config["seed_decides"] != "weights"
@@ -441,58 +472,80 @@ def audit_stopping(run):
         stops.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
     return f"""Stop at interval {run.intervals[run.best]} (single seeds: {run.intervals[each.min()]}
         to {run.intervals[each.max()]}); {1 - run.best / steps:.0%} of the compute came after it.
-        With a patience of {'; of '.join(stops)} (means over seeds)."""
+        With a patience of {'; of '.join(stops)} (means over seeds; where patience lasted, the
+        end of the budget)."""
 
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
 
 # ---------------------------------------------------------------- the four answers
 
-def answers(run):
-    """Rows: question, null hypothesis, variables, verdict, evidence, audit lines, published."""
-    tests = {name: (a.p_gg, f"F = {number(a.f)}, p = {number(a.p_gg)}")
-             for name, Y in list(tested(run).items())[3:] for a in [stats.rm_anova(Y)]}
-    tests |= {name: (t.p, f"chi2 = {number(t.chi2)}, p = {number(t.p)}" if t.p == t.p else
-                     "never varies") for name, t in counted(run).items()}
-    differ = [name for name, (p, _) in tests.items() if p < stats.ALPHA and name != "volatility"]
-    sd, t, anova = stats.sd_between(run.loss), planned(run), stats.rm_anova(run.loss)
-    seed_p, stable = run.simulated["seed_p"], run.measures["stable"] == 1
-    rises = t.a[-1] > 0 and t.mean_diff[-1] < 0 and t.p_adjusted[-1] < stats.ALPHA
-    lasting = (stable[:, 1:] & stable[:, :-1]).mean(0).max()
-    verdict = lambda yes, name: f"{'reject' if yes else 'fail to reject'} {name}"
-    return [
-        ["RQ1. Do stability measures differ across training?", "H01: they do not",
-         "volatility, backslide frequency, spike rate", verdict(differ, "H01") + (
-             f" ({'; '.join(differ)})" if differ else " once the first drop is left out"),
-         "; ".join(f"{name}: {words}" for name, (_, words) in tests.items())
-         + " (Greenhouse-Geisser; Friedman for counts).", "3, 6, 7", "reject H01"],
-        ["RQ2. Do the trajectories of the seeds differ?", "H02: they do not", "validation loss",
-         verdict(seed_p < stats.ALPHA, "H02"),
-         f"""F = {number(anova.f_subject)}, p = {number(seed_p)} by the simulation of audit line 7;
-         ICC(C,1) = {number(anova.icc)}; standard deviation between seeds {sd.sd[0]:.4f} (95 %:
-         {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f} to
-         {sd.high[-1]:.4f}) at the end.""", "3, 7, 8", "descriptive evidence only"],
-        ["RQ3. Is learning non-monotonic?", "H03: the loss never rises again", "validation loss",
-         verdict(rises, "H03"), "; ".join(
-             f"interval {run.intervals[a]} minus {run.intervals[b]}: {d:.3f} nats, p = {number(p)}"
-             for a, b, d, p in zip(t.a, t.b, t.mean_diff, t.p_adjusted)) + f""" (Bonferroni). The
-         minimum was chosen on {'the same' if run.windows is None else 'other'} validation
-         windows.""", "1, 2", "reject H03"],
-        ["RQ4. Is there a stable phase?", "H04: there is none",
-         "volatility, spike rate, backslide frequency", verdict(lasting >= 0.5, "H04"),
-         f"""{stable.sum()} of {stable[:, 2:].size} cells meet the rule; at most {lasting:.0%} of
-         the seeds meet it in the same two intervals running (half would be a phase).""", "4",
-         "fail to reject H04"]]
+Answer = namedtuple("Answer", "question null variables verdict evidence audit published")
 
-def summary(run, answered):
+def verdict(yes, name):
+    return f"{'reject' if yes else 'fail to reject'} {name}"
+
+def answer_stability(run):
+    """RQ1, by p values from the simulation, Bonferroni over the measures."""
+    p, w, parts = run.simulated["p"], run.config["volatility_window"], []
+    measures = stability(run.measures, w)
+    adjusted = {name: min(1.0, len(measures) * p[name]) for name in measures}
+    differ = [name for name in measures if adjusted[name] < stats.ALPHA]
+    for name, Y in measures.items():
+        value = float(statistic(name, Y))
+        sign = "F" if "volatility" in name else "chi2"
+        parts.append(f"{name}: never varies" if math.isnan(value) else
+                     f"{name}: {sign} = {number(value)}, p = {number(adjusted[name])}")
+    result = verdict(differ, "H01") + (f" ({'; '.join(differ)})" if differ else "")
+    return Answer("RQ1. Do stability measures differ across training?", "H01: they do not",
+                  "volatility, backslide frequency, spike rate",
+                  result if measures else "cannot be tested: too few intervals",
+                  "; ".join(parts) + " (p by the simulation of audit line 7, Bonferroni).",
+                  "3, 6, 7", "reject H01")
+
+def answer_seeds(run):
+    """RQ2, by the height of the curves: a p value from the simulation, and the spread."""
+    result, p = run.results["validation loss"], run.simulated["p"]["seed"]
+    sd, anova = result["sd_between"], result["anova"]
+    return Answer("RQ2. Do the trajectories of the seeds differ?", "H02: they do not",
+                  "validation loss", verdict(p < stats.ALPHA, "H02"), f"""mean height: F =
+        {number(anova.f_subject)}, p = {number(p)} (by the simulation of audit line 7); ICC(C,1) =
+        {number(anova.icc)}; standard deviation between seeds {sd.sd[0]:.4f} (95 %:
+        {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f} to
+        {sd.high[-1]:.4f}) at the end.""", "3, 7, 8", "descriptive evidence only")
+
+def answer_shape(run):
+    """RQ3: does the end lie above the minimum?"""
+    t = planned(run)
+    rises = t.mean_diff[-1] < 0 and t.p_adjusted[-1] < stats.ALPHA
+    parts = [f"interval {run.intervals[a]} minus {run.intervals[b]}: {d:.3f} nats, p = {number(p)}"
+             for a, b, d, p in zip(t.a, t.b, t.mean_diff, t.p_adjusted)]
+    half = "the same" if run.windows is None else "the other half of the"
+    return Answer("RQ3. Is learning non-monotonic?", "H03: the loss never rises again",
+                  "validation loss", verdict(rises, "H03"), f"""{'; '.join(parts)} (Bonferroni). The
+        minimum was chosen on {half} validation windows.""", "1, 2", "reject H03")
+
+def answer_phase(run):
+    """RQ4: do half of the seeds meet the rule in the same two intervals running?"""
+    stable = run.measures["stable"] == 1
+    lasting = (stable[:, 1:] & stable[:, :-1]).mean(0).max()
+    return Answer("RQ4. Is there a stable phase?", "H04: there is none",
+                  "volatility, spike rate, backslide frequency", verdict(lasting >= 0.5, "H04"),
+                  f"""{stable.sum()} of {stable[:, 2:].size} cells meet the rule; at most
+        {lasting:.0%} of the seeds meet it in the same two intervals running, where half would be a
+        phase. The rule calls the quietest cells of any run quiet.""", "4", "fail to reject H04")
+
+def summary(run):
     """The outcome in a few plain sentences, for the terminal and for the top of the report."""
     mean, best = run.loss.mean(0), run.best
-    rest = f"it came back up by {mean[-1] - mean[best]:.3f} to {mean[-1]:.3f} at the end."
-    return [f"The mean validation loss of {len(run.seeds)} seeds fell from {mean[0]:.3f} (chance: "
-            f"{math.log(run.config['vocab_size']):.3f}) to its lowest, {mean[best]:.3f} nats, at "
-            f"interval {run.intervals[best]}, after {run.epochs[best]:.1f} epochs; "
-            + (rest if best < len(mean) - 1 else "that is the end: it was still falling."),
-            *(f"{row[0]} {row[3][0].upper()}{row[3][1:]}." for row in answered), *run.notes]
+    lowest = f"{mean[best]:.3f} nats, at interval {run.intervals[best]}"
+    return [f"The mean validation loss of {len(run.seeds)} seeds began at {mean[0]:.3f} (chance: "
+            f"{math.log(run.config['vocab_size']):.3f}) and was lowest, {lowest}, after "
+            f"{run.epochs[best]:.1f} epochs; " + (
+                f"it came back up by {mean[-1] - mean[best]:.3f} to {mean[-1]:.3f} at the end."
+                if best < len(mean) - 1 else "that is the end: it was still falling."),
+            *(f"{a.question} {a.verdict[0].upper()}{a.verdict[1:]}." for a in run.answers),
+            *run.notes]
 
 # ---------------------------------------------------------------- tables and report
 
@@ -512,7 +565,8 @@ def paragraphs(*texts):
 
 def outcomes(run):
     """name -> k numbers: what each interval brought, means over seeds."""
-    sd, model, m = stats.sd_between(run.loss), stats.mixed_model(run.loss), run.measures
+    result, m = run.results["validation loss"], run.measures
+    sd, model = result["sd_between"], result["mixed_reml"]
     gain = -np.diff(run.loss.mean(0), prepend=np.nan) / np.diff(run.tokens / 1e6, prepend=np.nan)
     return {"interval": run.intervals, "tokens": run.tokens.astype(int).tolist(), **{
         name: values.tolist() for name, values in {
@@ -526,8 +580,9 @@ def outcomes(run):
 
 def save_tables(run):
     """Write telemetry.csv, interval_summary.csv, anova.csv, pairwise.csv and the figures."""
-    folder, columns, pairs = run.folder, outcomes(run), vars(stats.pairwise_tests(run.loss))
-    anovas = {name: vars(stats.rm_anova(Y)) for name, Y in tested(run).items()}
+    folder, columns = run.folder, outcomes(run)
+    pairs = vars(run.results["validation loss"]["pairs"])
+    anovas = {name: vars(r["anova"]) for name, r in run.results.items()}
     write_csv(folder / "telemetry.csv", ["seed", "interval", "tokens_seen", *run.measures],
               [[seed, interval, run.tokens[t], *(Y[i, t] for Y in run.measures.values())]
                for i, seed in enumerate(run.seeds) for t, interval in enumerate(run.intervals)])
@@ -541,27 +596,29 @@ def save_tables(run):
 
 def tests_section(run):
     """The tests as HTML: one row a variable, and below all that stats.py says of each of them."""
-    rows, details, t = [], "", planned(run)
-    for name, Y in tested(run).items():
-        r = stats.analyse(Y)
-        a, levels = r["anova"], np.fmin.reduce(r["shapiro"].p)
-        rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg,
-                     a.epsilon_hf, a.p_hf, a.eta_sq_generalized, float(levels),
-                     r["shapiro_residuals"].p])
-        text = "\n".join(stats.report(r, name, run.intervals[-Y.shape[1] :], []))
+    rows, few, details, w = [], [], "", run.config["volatility_window"]
+    for name, r in run.results.items():
+        a, least = r["anova"], float(np.fmin.reduce(r["shapiro"].p))
+        rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg, a.p_hf,
+                     a.eta_sq_generalized, least, r["shapiro_residuals"].p])
+        text = "\n".join(stats.report(r, name, run.intervals[-r["n_levels"] :], []))
         details += (f"<details{' open' * (not details)}><summary>{name}</summary>"
                     f"<pre>{html.escape(text)}</pre></details>\n")
+    for kind, t in (("planned", planned(run)),
+                    ("adjacent", run.results["validation loss"]["pairs_adjacent"])):
+        few += [[kind, f"{run.intervals[a]} minus {run.intervals[b]}", *map(float, more)]
+                for a, b, *more in zip(t.a, t.b, t.mean_diff, t.t, t.p_adjusted, t.d_z)]
+    counts = {name: stats.friedman(Y) for name, Y in stability(run.measures, w).items()
+              if "volatility" not in name}
     return "".join([
         paragraphs("""Seeds are the subjects, intervals the levels. Read p GG (Greenhouse-Geisser),
             which allows for differences of unequal variance. Shapiro-Wilk: the least p of all
             levels, and that of the residuals; with few seeds a large p proves nothing."""),
-        table(["repeated-measures ANOVA", "df", "F", "p", "epsilon GG", "p GG", "epsilon HF",
+        table(["repeated-measures ANOVA", "df", "F", "p", "epsilon GG", "p GG",
                "p HF", "eta2", "Shapiro, levels", "residuals"], rows),
         table(["counts: Friedman's test", "chi2", "df", "p"],
-              [[name, f.chi2, f.df, f.p] for name, f in counted(run).items()]),
-        table(["planned contrast", "difference", "t", "p (Bonferroni)", "d_z"],
-              [[f"interval {run.intervals[a]} minus {run.intervals[b]}", *map(float, more)]
-               for a, b, *more in zip(t.a, t.b, t.mean_diff, t.t, t.p_adjusted, t.d_z)]),
+              [[name, f.chi2, f.df, f.p] for name, f in counts.items()]),
+        table(["contrast", "intervals", "difference", "t", "p (Bonferroni)", "d_z"], few[:42]),
         paragraphs("""Sphericity, mixed model, normality and all pairs of intervals, variable by
             variable, as python stats.py prints them:"""), details])
 
@@ -577,18 +634,22 @@ def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
     run = read_run(folder)
     save_tables(run)
-    c, mean, best, answered = run.config, run.loss.mean(0), run.best, answers(run)
-    columns, samples = outcomes(run), run.folder / "samples.json"
-    samples = json.loads(samples.read_text(encoding="utf-8")) if samples.exists() else {}
+    c, mean, best = run.config, run.loss.mean(0), run.best
+    columns, told = outcomes(run), run.folder / "samples.json"
+    try:
+        samples = [(name, s["seed"], s["interval"], html.escape(s["story"])) for name, s in
+                   json.loads(told.read_text(encoding="utf-8")).items()] if told.exists() else []
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise InputError(f"{told} is damaged; delete it, and run_all.py makes it again") from None
     figure = "<figure>{}<figcaption>{}</figcaption></figure>\n"
     drawn = {name: figure.format(*drawing) for name, drawing in run.figures.items()}
     ranked = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
     some = lambda *names: table(names, list(zip(*(columns[name] for name in names)))[
         :: math.ceil(len(mean) / 40)])  # at most 40 rows of a table fit on a page
     sections = {
-        "In short": paragraphs(*summary(run, answered)),
+        "In short": paragraphs(*summary(run)),
         "What was asked": table(["question", "null hypothesis", "variables"],
-                                [row[:3] for row in answered]),
+                                [answer[:3] for answer in run.answers]),
         "What was done": paragraphs(f"""A Llama of {c['n_layer']} layers, {c['n_head']} heads and
             width {c['n_embd']} was trained once for each seed on {c['train_documents']:,d}
             documents ({c['train_tokens']:,d} tokens; {c['text']}), and measured at fixed token
@@ -603,7 +664,7 @@ def write_report(folder):
             + table(["", "the endpoint says", "the trajectory says"], [
                 ["mean validation loss", f"{mean[-1]:.4f}",
                  f"{mean[best]:.4f} at interval {run.intervals[best]}"],
-                ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f} suffice"],
+                ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f}"],
                 ["sd between seeds", *(f"{run.loss[:, t].std(ddof=1):.4f}" for t in (-1, best))],
                 ["seeds from best to worst", ranked(-1), ranked(best)]]),
         "How stable it was": drawn["volatility"] + drawn["backslides"] + drawn["events"]
@@ -615,21 +676,21 @@ def write_report(folder):
         "The audit: what this design can and cannot show": "<ol>" + "".join(
             f"<li>{html.escape(line(run))}</li>\n" for line in AUDIT) + "</ol>",
         "The four answers": table(["question", "verdict", "evidence", "weakened by audit line",
-                                   "published verdict"], [[row[0], *row[3:]] for row in answered])
+                                   "published verdict"], [[answer.question, *answer[3:]]
+                                                          for answer in run.answers])
             + paragraphs("""Published verdicts: arXiv 2606.13370. The paper itself gives
                 Greenhouse-Geisser p values and names repetition of the corpus among the possible
                 causes; the order of the text, the 16 validation windows and the spike rule are
                 known from its author's repository."""),
         "Two stories": "".join(
-            f"<p>By the {name} checkpoint of seed {told['seed']} (interval {told['interval']}):</p>"
-            f"<blockquote>{html.escape(told['story'])}</blockquote>\n"
-            for name, told in samples.items())}
-    title = f"{c['preset']}: {len(run.seeds)} seeds, {len(mean)} intervals"
+            f"<p>By the {name} checkpoint of seed {seed} (interval {interval}):</p>"
+            f"<blockquote>{story}</blockquote>\n" for name, seed, interval, story in samples)}
+    title = f"{html.escape(str(c['preset']))}: {len(run.seeds)} seeds, {len(mean)} intervals"
     write_whole(run.folder / "report.html", '<!doctype html><html lang="en"><meta charset="utf-8">'
                 '<meta name="viewport" content="width=device-width">'
                 f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
                 + "".join(f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections.items()))
-    return [*summary(run, answered), f"The report: {run.folder / 'report.html'}"]
+    return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 def compare(folders):
     """Draw the mean curves of several runs, and test arm by interval for the first two.
@@ -651,31 +712,32 @@ def compare(folders):
     return lines
 
 def lesson():
-    """What the published study's own numbers say when one asks them again."""
+    """What the published study's own numbers say when one asks them again, as lines."""
     Y = stats.read_table(Path(__file__).with_name("data") / "published_observations.csv")[0]
     m, mean, t = derive(Y), Y.mean(0), np.arange(5, 21)
     residual = mean[5:] - np.polyval(np.polyfit(t - 12, mean[5:], 3), t - 12)
-    print("The published study, mean validation loss of 6 seeds at 21 intervals:")
-    print("  " + " ".join(f"{x:.2f}" for x in mean))
-    print(f"Spikes by the published rule: {np.nansum(m['spike']):.0f}; by the rule that leaves the "
-          f"change out of its own threshold: {np.nansum(m['spike_corrected']):.0f}.")
     shared = in_common(m["change"][:, 6:])
-    print(f"After the turn, the changes of two seeds correlate {shared:.2f}.")
-    print("Mean loss minus its cubic trend, by interval; every third falls on one place of the "
-          "text:\n  " + "  ".join(f"{i}:{r:+.3f}" for i, r in zip(t, residual)))
-    print("Is that instability of the training, or a property of the text?")
+    yield "The published study, mean validation loss of 6 seeds at 21 intervals:"
+    yield "  " + " ".join(f"{x:.2f}" for x in mean)
+    yield (f"Spikes by the published rule: {np.nansum(m['spike']):.0f}; by the rule that leaves "
+           f"the change out of its own threshold: {np.nansum(m['spike_corrected']):.0f}.")
+    yield f"After the turn, the changes of two seeds correlate {shared:.2f}."
+    yield "Mean loss minus its cubic trend; every third falls on one place of the text:"
+    yield "  " + "  ".join(f"{i}:{r:+.3f}" for i, r in zip(t, residual))
+    yield "Is that instability of the training, or a property of the text?"
 
 def main():
+    parser = argparse.ArgumentParser(description="Report on runs; without a folder, a lesson.")
+    parser.add_argument("folders", nargs="*", help="run folders; several are compared")
+    parser.error = lambda message: parser.exit(2, f"telemetry.py: {message}\n")
+    folders = parser.parse_args().folders
     try:
-        for folder in sys.argv[1:]:
+        for folder in folders:
             print("\n".join(write_report(folder)))
-        if len(sys.argv) > 2:
-            print("\n".join(compare(sys.argv[1:])))
+        print("\n".join(compare(folders) if len(folders) > 1 else [] if folders else lesson()))
     except (InputError, OSError) as error:
-        print(f"telemetry.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    if len(sys.argv) == 1:
-        lesson()
+        parser.error(str(error))
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     main()

@@ -185,11 +185,13 @@ class BPETokenizer:
         """Read what `save` wrote. Raises InputError if it is anything else."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            merges = [(left, right) for _, left, right, _ in saved["merges"]]
-            whole = len(set(merges)) == len(merges) and all(
-                type(i) is int and 0 <= i < FIRST_MERGE_ID + n and i != END_ID
-                for n, pair in enumerate(merges) for i in pair)
-        except (ValueError, TypeError, KeyError, RecursionError):
+            merges, sizes = [(left, right) for _, left, right, _ in saved["merges"]], [1] * 257
+            for left, right in merges:
+                sizes.append(sizes[left] + sizes[right])
+                if min(left, right) < 0 or END_ID in (left, right) or sizes[-1] > 256:
+                    raise ValueError("no merge of this program")
+            whole = len(set(merges)) == len(merges)
+        except (ValueError, TypeError, LookupError, RecursionError):
             whole = False
         if not whole:
             raise InputError(f"{path} is not a tokenizer that this program saved; train it again")
@@ -238,17 +240,23 @@ def read_documents(path, limit=None):
 def write_whole(path, content):
     """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile.
 
-    The content goes to the disk under a temporary name; renaming is one indivisible step.
+    The content goes to the disk under a temporary name; renaming is one indivisible step. Raises
+    OSError with a sentence for the user.
     """
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is not an ordinary file")
         with open(temporary, "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
         os.replace(temporary, path)
-    finally:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error.strerror}; make room or choose another place "
+                      "and give the same command again") from None
 
 def write_csv(path, header, rows):
     """A csv file, whole or absent; floats with every digit they have, nan as an empty cell."""

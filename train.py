@@ -12,7 +12,7 @@ are its parts. Order, learning rate and measurement are those of the published s
 2606.13370 and its author's repository) unless a setting says else.
 """
 
-import argparse, csv, hashlib, io, json, math, platform, shutil, sys, time, tokenize
+import argparse, ast, hashlib, io, json, math, platform, shutil, sys, time
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -85,15 +85,16 @@ class StudyConfig:
             for v in (value if isinstance(value, list) else [value]) if low is not None else []:
                 if not low <= v <= high:  # a nan fails here too
                     raise InputError(f"{f.name} is {v}; it must lie between {low} and {high}")
-        step = self.windows_per_step * self.block_size
         for right, otherwise in (
             (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
             (bool(self.train_file) == bool(self.valid_file), "--train_file and --valid_file go "
              "together; give both or neither"),
-            (step <= self.interval_tokens <= self.total_tokens, f"interval_tokens must lie "
-             f"between one step ({step}) and total_tokens ({self.total_tokens})"),
+            (self.tokens_per_step <= self.interval_tokens <= self.total_tokens / 2,
+             f"interval_tokens must lie between one step ({self.tokens_per_step} tokens) and half "
+             f"of total_tokens ({self.total_tokens})"),
+            (self.published_windows <= self.valid_windows, "published_windows is too large"),
             (self.n_embd % (2 * self.n_head) == 0, f"n_embd must be a multiple of "
-             f"{2 * self.n_head} for {self.n_head} heads of an even size"),
+             f"{2 * self.n_head}, for {self.n_head} heads of an even size"),
             (self.device == "cpu" or getattr(torch, self.device).is_available(),
              f"torch finds no {self.device} on this machine; leave out --device"),
         ):
@@ -105,9 +106,13 @@ class StudyConfig:
         return ModelConfig(self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
 
     @property
+    def tokens_per_step(self):
+        return self.windows_per_step * self.block_size
+
+    @property
     def measured_steps(self):
         """The steps after which to measure: the first ones at or past each whole interval."""
-        return [math.ceil(i * self.interval_tokens / (self.windows_per_step * self.block_size))
+        return [math.ceil(i * self.interval_tokens / self.tokens_per_step)
                 for i in range(self.total_tokens // self.interval_tokens + 1)]
 
 # Each preset says where it differs from the defaults above.
@@ -131,10 +136,14 @@ PRESETS = {
         valid_windows=8),
 }
 
-def add_settings(parser):
-    """Make every field of StudyConfig a command-line option."""
+def settings_parser(description):
+    """An argparse parser with every field of StudyConfig as an option."""
+    parser = argparse.ArgumentParser(description=description + " Defaults are classroom's.")
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}\n")
     parser.add_argument("--preset", default="classroom", choices=list(PRESETS),
                         help="the settings of a whole study (default classroom)")
+    parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
+    parser.add_argument("--restart", action="store_true", help="delete the run in --out first")
     for f in fields(StudyConfig)[1:]:
         default = f.default if f.default is not MISSING else f.default_factory()
         low, high, unit = f.metadata["low"], f.metadata["high"], f.metadata["unit"]
@@ -144,12 +153,13 @@ def add_settings(parser):
         kind = (type(default[0]) if default else str) if many else f.type
         parser.add_argument(f"--{f.name}", type=kind, metavar="X", **many,
                             help=f"{f.metadata['what']} ({values.strip()}; default {default})")
+    return parser
 
 def config_from(args):
-    """The StudyConfig of parsed options: the preset, and over it what was given."""
+    """(the StudyConfig of parsed options: the preset, and over it what was given; run folder)."""
     given = {f.name: getattr(args, f.name) for f in fields(StudyConfig)}
     given = {name: value for name, value in given.items() if value is not None}
-    return StudyConfig(**{**PRESETS[args.preset], **given})
+    return StudyConfig(**{**PRESETS[args.preset], **given}), args.out or Path("runs", args.preset)
 
 # ---------------------------------------------------------------- the text
 
@@ -159,7 +169,12 @@ class Text:
 
     train: np.ndarray  # (n_train_tokens) ids
     valid: np.ndarray  # (n_valid_tokens) ids
-    token_bytes: np.ndarray  # (vocab_size) bytes of each token; the end of text has none
+    target_bytes: int  # how long the text is that the validation windows ask for
+
+def load_text(out):
+    """The Text that `open_run` left in the run folder."""
+    with np.load(Path(out) / "text.npz") as saved:
+        return Text(**{name: saved[name] for name in saved})
 
 def read_text(config):
     """(training documents, validation documents, where from), as many as the settings ask for."""
@@ -185,19 +200,19 @@ def prepare_text(config):
         raise InputError(f"the text for the tokenizer yields {tokenizer.vocab_size} tokens and "
                          "no more; set --vocab_size to that, or give more --tokenizer_stories")
     train = train[: config.train_stories]
-    text = Text(*(np.array(tokenizer.encode_documents(d)) for d in (train, valid)),
-                np.array([len(piece) for piece in tokenizer.pieces]))
-    text.token_bytes[END_ID] = 0
-    for name, documents, ids, need in (
-            ("train", train, text.train, config.block_size + 2), ("valid", valid, text.valid,
-             config.valid_start + config.valid_windows * config.block_size + 1)):
+    ids = {name: np.array(tokenizer.encode_documents(documents))
+           for name, documents in (("train", train), ("valid", valid))}
+    first, n_targets = config.valid_start + 1, config.valid_windows * config.block_size
+    for name, documents, need in (("train", train, config.block_size + 2),
+                                  ("valid", valid, first + n_targets)):
         joined = "\n\n".join(documents).encode("utf-8")
-        if len(ids) < need:
-            raise InputError(f"the {name} text has {len(ids)} tokens and these settings need "
+        if len(ids[name]) < need:
+            raise InputError(f"the {name} text has {len(ids[name])} tokens and these settings need "
                              f"{need}; give more, or lower block_size or valid_windows")
-        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": len(ids),
-                  f"{name}_bytes": len(joined),
+        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": len(ids[name]),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
+    text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in ids["valid"][
+        first : first + n_targets] if i != END_ID))  # the end of a text is no text
     return text, tokenizer, facts
 
 # ---------------------------------------------------------------- the two schedules
@@ -226,7 +241,8 @@ def window_starts(step, config, n_tokens, seed):
     if config.seed_decides == "weights+order":
         epochs = windows * T // span
         for epoch in np.unique(epochs):
-            first, end = -(-epoch * span // T), -(-(epoch + 1) * span // T)  # rounded up
+            # The windows that start in this epoch: the first, and the first of the next one.
+            first, end = math.ceil(epoch * span / T), math.ceil((epoch + 1) * span / T)
             order = np.random.default_rng([seed, epoch]).permutation(end - first)
             windows[epochs == epoch] = first + order[windows[epochs == epoch] - first]
     return windows * T % span
@@ -248,36 +264,39 @@ def evaluate(model, ids, config):
     """
     starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
     losses = []
+    model.eval()  # no dropout, should a student add it
     for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_per_step)):
         x, y = windows_at(ids, batch, config)
         logits, _ = model(x)
         losses.append(F.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(1))
+    model.train()
     return torch.cat(losses).double().cpu().numpy()
 
 def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
-    """One row of metrics.csv. losses, before: of the windows, now and an interval ago (or None);
-    train_losses, norms: of the steps between; undefined numbers are ""."""
-    n, tokens_per_step = len(losses), config.windows_per_step * config.block_size
-    targets = text.valid[config.valid_start + 1 :][: n * config.block_size]
+    """One row of metrics.csv; undefined numbers are nan.
+
+    losses, before: of the validation windows, now and an interval ago (None at the first);
+    train_losses, norms: of the steps between. The standard errors take windows as independent;
+    neighbours that share a story are not quite, so they are somewhat too small.
+    """
+    loss, n, tokens = losses.mean(), len(losses), step * config.tokens_per_step
     standard_error = lambda x: float(x.std(ddof=1) / math.sqrt(n))
+    published = losses[: config.published_windows]
     return {
         "seed": seed, "interval": config.measured_steps.index(step), "step": step,
-        "tokens_seen": step * tokens_per_step,
-        "epochs": step * tokens_per_step / (len(text.train) - config.block_size - 1),
-        "train_loss": float(np.mean(train_losses)) if step else "",
-        "val_loss": float(losses.mean()), "val_loss_se": standard_error(losses),
+        "tokens_seen": tokens, "epochs": tokens / (len(text.train) - config.block_size - 1),
+        "train_loss": float(np.mean(train_losses)) if train_losses else math.nan,
+        "val_loss": float(loss), "val_loss_se": standard_error(losses),
         # Paired: what makes a window hard is in both losses and cancels in the difference.
-        "val_change_se": standard_error(losses - before) if step else "",
-        "val_loss_published": float(losses[: config.published_windows].mean())
-        if config.published_windows else "",
-        "val_ppl": float(np.exp(losses.mean())),
+        "val_change_se": math.nan if before is None else standard_error(losses - before),
+        "val_loss_published": float(published.mean()) if len(published) else math.nan,
+        "val_ppl": float(np.exp(loss)),
         # Comparable between vocabularies, as the loss of a token is not.
-        "bits_per_byte": float(losses.mean() * n * config.block_size / math.log(2)
-                               / text.token_bytes[targets].sum()),
-        "learning_rate": learning_rate(step * tokens_per_step, config),
-        "grad_norm": float(np.mean(norms)) if step else "",
+        "bits_per_byte": float(losses.sum() * config.block_size / math.log(2) / text.target_bytes),
+        "learning_rate": learning_rate(tokens, config),
+        "grad_norm": float(np.mean(norms)) if norms else math.nan,
         "device": config.device, "precision": "float32",
-        "tokens_per_second": len(norms) * tokens_per_step / seconds if step else "",
+        "tokens_per_second": len(norms) * config.tokens_per_step / seconds,
         "elapsed_seconds": elapsed,
     }
 
@@ -301,16 +320,14 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         optimizer.load_state_dict(saved["optimizer"])
         step, rows, windows = saved["step"], saved["rows"], list(saved["windows"].numpy())
         write_tables(folder, rows, windows)
-    tokens_per_step = config.windows_per_step * config.block_size
 
     for measured_step in config.measured_steps[len(rows) :]:
         train_losses, norms, started = [], [], time.perf_counter()
         while step < measured_step:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step * tokens_per_step, config)
+                group["lr"] = learning_rate(step * config.tokens_per_step, config)
             starts = window_starts(step, config, len(text.train), seed)
-            x, y = windows_at(text.train, starts, config)
-            _, loss = model(x, y)
+            _, loss = model(*windows_at(text.train, starts, config))
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -320,7 +337,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
             step += 1
             if not math.isfinite(train_losses[-1]):
                 raise FloatingPointError(f"the loss became {train_losses[-1]} at step {step}")
-            report(seed, step * tokens_per_step, None)
+            report(seed, step * config.tokens_per_step, None)
         seconds = time.perf_counter() - started
         windows.append(evaluate(model, text.valid, config))
         elapsed = time.perf_counter() - started + (rows[-1]["elapsed_seconds"] if rows else 0)
@@ -329,7 +346,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         if not math.isfinite(rows[-1]["val_loss"]):
             raise FloatingPointError(f"the validation loss became infinite at step {step}")
         save_checkpoint(folder, model, optimizer, step, rows, windows)
-        report(seed, step * tokens_per_step, rows[-1])
+        report(seed, step * config.tokens_per_step, rows[-1])
     return rows
 
 # ---------------------------------------------------------------- what survives
@@ -341,27 +358,25 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     interval is computed again, bit for bit, and best.pt is written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
+    buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, content)
-    if rows[-1]["val_loss"] == min(row["val_loss"] for row in rows):
-        write_whole(folder / "best.pt", content.getvalue())
-    write_whole(folder / "last.pt", content.getvalue())
+                "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, buffer)
+    content = buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
+    if all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1]):
+        write_whole(folder / "best.pt", content)
+    write_whole(folder / "last.pt", content)
     write_tables(folder, rows, windows)
 
 def read_checkpoint(path):
     """What `save_checkpoint` wrote, or None; a damaged file is named, and counts as none."""
-    try:
-        # weights_only: tensors, numbers and text, but no code of a stranger.
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["step"] == saved["rows"][-1]["step"] and {"model", "optimizer"} < saved.keys():
-            return saved
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except Exception:  # however a file may be damaged, the answer is the same
-        pass
-    print(f"{path} is damaged and not used", file=sys.stderr)
-    return None
+    content = path.read_bytes()
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:  # torch.load would not notice
+        print(f"{path} is damaged and not used: the seed starts again", file=sys.stderr)
+        return None
+    # weights_only: tensors, numbers and text, but no code of a stranger.
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 def write_tables(folder, rows, windows):
     """metrics.csv and val_windows.npy (intervals x windows) of one seed."""
@@ -372,15 +387,14 @@ def write_tables(folder, rows, windows):
 
 # ---------------------------------------------------------------- which run this is
 
-def code_sha256(path):
-    """sha256 of a source file without its comments, blank lines and line ends."""
-    source = path.read_text(encoding="utf-8")
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    code = "\n".join(line.rstrip() for line in lines if line.strip())
-    return hashlib.sha256(code.encode("utf-8")).hexdigest()
+RUN_FILES = ("config.json tokenizer.json text.npz metrics.csv samples.json telemetry.csv "
+             "interval_summary.csv anova.csv pairwise.csv report.html").split()
+
+def code_sha256():
+    """file -> sha256 of its code: comments, blank lines and line ends do not count."""
+    here = Path(__file__).resolve().parent
+    return {name: hashlib.sha256(ast.unparse(ast.parse((here / name).read_bytes())).encode(
+        "utf-8")).hexdigest() for name in ("model.py", "tokenizer.py", "train.py")}
 
 def open_run(config, out, restart=False):
     """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
@@ -389,29 +403,37 @@ def open_run(config, out, restart=False):
     what differs. With `restart`, what such a folder holds of a run is removed first.
     """
     text, tokenizer, facts = prepare_text(config)
-    identity = {**asdict(config), **facts, "torch": torch.__version__, "numpy": np.__version__}
-    for name in ("model.py", "tokenizer.py", "train.py"):
-        identity[name] = code_sha256(Path(__file__).resolve().with_name(name))
+    identity = {**asdict(config), **facts, **code_sha256(), "torch": torch.__version__,
+                "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
     path = out / "config.json"
-    if restart and path.exists():
-        for folder in [*out.glob("seed_*"), *out.glob("figures")]:
-            shutil.rmtree(folder)
-        for file in [*out.glob("*.csv"), *out.glob("*.json"), *out.glob("report.html")]:
-            file.unlink()
-    if path.exists():
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-            different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
-                         for name, new in identity.items() if old.get(name) != new]
-        except (ValueError, AttributeError):
-            different = ["its config.json, which is damaged"]
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        ours = "model.py" in old and "seeds" in old
+    except FileNotFoundError:
+        old, ours = None, not out.exists() or out.is_dir() and not any(out.iterdir())
+    except (ValueError, TypeError, NotADirectoryError):
+        ours = False
+    if not ours:
+        raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
+                         "folder with --out, or clear this one yourself")
+    if old and restart:
+        for seed in old["seeds"]:
+            shutil.rmtree(out / f"seed_{seed}", ignore_errors=True)
+        shutil.rmtree(out / "figures", ignore_errors=True)
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
+    elif old:
+        different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
+                     for name, new in identity.items() if old.get(name) != new]
         if different:
             raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
                              "another folder with --out, or delete the old run with --restart")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a run of this program; choose another --out")
+        return text, tokenizer, old
     out.mkdir(parents=True, exist_ok=True)
-    identity |= {"threads": 1, "python": platform.python_version(), "machine": platform.platform()}
+    identity |= {"threads": 1, "machine": platform.platform()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **vars(text))
+    write_whole(out / "text.npz", buffer.getvalue())  # for the processes that train
     tokenizer.save(out / "tokenizer.json")
     write_whole(path, json.dumps(identity, indent=1) + "\n")
     return text, tokenizer, identity
@@ -419,18 +441,14 @@ def open_run(config, out, restart=False):
 # ---------------------------------------------------------------- the command line
 
 def main():
-    parser = argparse.ArgumentParser(description="train one seed of a study")
+    parser = settings_parser("Train one seed of a study.")
     parser.add_argument("--seed", type=int, help="which one (default: the first of --seeds)")
-    parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
-    parser.add_argument("--restart", action="store_true", help="delete what --out holds of a run")
-    add_settings(parser)
     args = parser.parse_args()
     try:
-        config = config_from(args)
+        config, out = config_from(args)
         seed = config.seeds[0] if args.seed is None else args.seed
         if seed not in config.seeds:
             raise InputError(f"seed {seed} is not one of the study's {config.seeds}")
-        out = args.out or Path("runs") / args.preset
         text, _, _ = open_run(config, out, args.restart)
         train_seed(config, seed, text, out, print_row)
     except (InputError, OSError, FloatingPointError) as error:
