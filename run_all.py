@@ -12,11 +12,12 @@ interrupted. `main` is the table of contents; below it stands how seeds share th
 import json, math, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from multiprocessing.connection import wait
 
+import numpy as np
 import torch
 
 from model import Llama
 from tokenizer import END_ID, InputError, write_csv, write_whole
-from train import (code_sha256, config_from, load_text, open_run, print_row, read_checkpoint,
+from train import (Text, code_sha256, config_from, open_run, print_row, read_checkpoint,
                    settings_parser, train_seed)
 
 def main():
@@ -136,7 +137,7 @@ def worker(pipe, config, seed, out):
         edited = [name for name, sha in code_sha256().items() if sha != begun[name]]
         if edited:
             raise OSError(f"{' and '.join(edited)} changed while the run went on")
-        train_seed(config, seed, load_text(out), out, report)
+        train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
     except (FloatingPointError, OSError) as error:
         pipe.send(str(error))
 

@@ -394,11 +394,11 @@ def patience_stop(loss, patience):
 
 def audit_epochs(run):
     train, best, last = run.train_loss.mean(0), run.best, len(run.intervals) - 1
-    after = f"""It was {number(train[best])} there and {number(train[-1])} at the end: what is
-        learned after the turn is the training text itself.""" if 0 < best < last else ""
-    return f"""The training text was read {run.epochs[-1]:.1f} times. Validation loss was lowest
-        after {run.epochs[best]:.1f}{', at the end' if best == last else ''}; training loss went
-        from {number(train[1])} to {number(train[-1])}. {after}"""
+    after = ": what is learned after the turn is the training text itself"
+    return f"""The training text was read {run.epochs[-1]:.1f} times; validation loss was lowest
+        after {run.epochs[best]:.1f}{', at the end' if best == last else ''}. Training loss was
+        {number(train[1])} at first, {number(train[best])} there and {number(train[-1])} at the
+        end{after if 0 < best < last else ''}."""
 
 def audit_precision(run):
     c, d = run.config, run.measures["change"][:, 1:]

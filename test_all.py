@@ -881,7 +881,7 @@ def check_refusals(run):
     """Other settings, other code, bad options: status 2, one sentence, and nothing is touched."""
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     for words, expected in (
-            ([*TINY_RUN, "--peak_lr", "0.5", "--out", run], "peak_lr (was 0.005, now 0.5)"),
+            ([*TINY_RUN, "--peak_lr", "0.5", "--out", run], "peak_lr (was 0.004, now 0.5)"),
             (["--preset", "smoke", "--seeds", "1"], "2 seeds"),
             ([*TINY_RUN, "--out", run / "seed_101"], "neither empty nor"),
             (["--preset", "none"], "invalid choice"), (["--none", "1"], "unrecognized"),
@@ -901,6 +901,9 @@ def check_refusals(run):
         (copy / "model.py").write_text(code + "\nEDITED = True\n", encoding="utf-8")
         status, _, err = command("run_all.py", *TINY_RUN, "--out", run, cwd=copy)
         assert status == 2 and "model.py" in err and "--restart" in err, err
+        status, out, err = command("run_all.py", *TINY_RUN, "--restart", "--workers", 0, "--out",
+                                   copy / "runs" / "none", cwd=copy)
+        assert status == 2 and "no seed is complete" in err, err
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 # ---------------------------------------------------------------- the runner

@@ -1,11 +1,9 @@
 """Where text comes from when there is a network: four public corpora, fetched, checked, split.
 
-What it teaches: a download is the first source of error of an experiment. Connections break,
-servers send a web page instead of the text, the text is another one than last year. So it goes
-to a temporary name, is continued after a break, and gets its name when its sum is right.
+A download is the first source of error of an experiment: connections break, servers send a web
+page, the text is another than last year. So it is continued, and checked before it gets a name.
 
-    python data/download.py tinystories ptb    fetches 9 MB into data/downloads/, in seconds, and
-                                               prints path, size and sha256 of each file
+    python data/download.py tinystories ptb    9 MB into data/downloads/; path, size, sha256
 """
 import argparse, hashlib, math, os, re, sys, time
 from contextlib import suppress
