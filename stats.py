@@ -211,24 +211,20 @@ def pairwise_tests(Y, pairs=None):
     # this large). How small can that p be with 6 seeds, and does it survive times 210?
     return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
+@np.errstate(all="ignore")
 def friedman(Y):
     """Do levels differ in rank within subjects? For counts and others far from normal.
-    Y (n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum (R_j -
-    n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
+    Y (..., n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum
+    (R_j - n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
     Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: 3 subjects: exactly 1/36.
     """
-    chi2, df = float(friedman_chi2(Y)), np.shape(Y)[-1] - 1
-    return Friedman(chi2, df, float(scipy_stats.chi2.sf(chi2, df)))
-
-@np.errstate(all="ignore")
-def friedman_chi2(Y):
-    """The chi2 of `friedman` for one table or for thousands at once: Y (..., n, k) -> (...)."""
     level, residual, _, _ = decompose(Y)
     moves = (level + residual != 0).any(axis=(-2, -1), keepdims=True)
     ranks = scipy_stats.rankdata(scaled(Y)[0] * moves, axis=-1)
     n, k = ranks.shape[-2:]
     between = ((ranks.sum(axis=-2) - n * (k + 1) / 2) ** 2).sum(axis=-1)
-    return (k - 1) * between / ((ranks ** 2).sum(axis=(-2, -1)) - n * k * (k + 1) ** 2 / 4)
+    chi2 = (k - 1) * between / ((ranks ** 2).sum(axis=(-2, -1)) - n * k * (k + 1) ** 2 / 4)
+    return Friedman(chi2, k - 1, scipy_stats.chi2.sf(chi2, k - 1))
 
 # ---------------------------------------------------------------- how much did the seed matter?
 @np.errstate(all="ignore")

@@ -164,7 +164,8 @@ LEFT, RIGHT, TOP, BOTTOM = 66, 630, 14, 320
 def svg(parts, width, height, title):
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
             'font-family="system-ui, sans-serif" font-size="13">'
-            + "\n".join([f"<title>{html.escape(title)}</title>", *parts]) + "</svg>\n")
+            f'<title>{html.escape(title)}</title><rect width="100%" height="100%" fill="#fff"/>'
+            + "\n".join(parts) + "</svg>\n")
 
 def label(x, y, text, anchor="middle", more=""):
     return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>'
@@ -304,7 +305,7 @@ def stability(measures, w):
 
 def statistic(name, Y):
     """F of a volatility, Friedman's chi2 of a count, for one study or thousands: (..., n, k)."""
-    return stats.f_and_epsilons(Y)[0] if "volatility" in name else stats.friedman_chi2(Y)
+    return stats.f_and_epsilons(Y)[0] if "volatility" in name else stats.friedman(Y).chi2
 
 def tested(run):
     """name -> matrix: the variables of the repeated-measures ANOVA, with their ablations."""
@@ -617,7 +618,7 @@ def tests_section(run):
         table(["repeated-measures ANOVA", "df", "F", "p", "epsilon GG", "p GG",
                "p HF", "eta2", "Shapiro, levels", "residuals"], rows),
         table(["counts: Friedman's test", "chi2", "df", "p"],
-              [[name, f.chi2, f.df, f.p] for name, f in counts.items()]),
+              [[name, float(f.chi2), f.df, float(f.p)] for name, f in counts.items()]),
         table(["contrast", "intervals", "difference", "t", "p (Bonferroni)", "d_z"], few[:42]),
         paragraphs("""Sphericity, mixed model, normality and all pairs of intervals, variable by
             variable, as python stats.py prints them:"""), details])
@@ -628,7 +629,7 @@ td{border-bottom:1px solid #ccc;padding:2px 8px;vertical-align:top}tr:first-chil
 .n{text-align:right;white-space:nowrap}figure{margin:1.5em 0;break-inside:avoid}svg{width:100%;
 max-width:780px;height:auto}summary{cursor:pointer}figcaption{font-size:14px;color:#555}blockquote,
 pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media print{body{font-size:
-11px;margin:0}table{font-size:7px}td{padding:1px 3px}}"""
+11px;margin:0}table{font-size:8px}td{padding:1px 3px}h2{break-after:avoid}}"""
 
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
