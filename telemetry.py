@@ -150,8 +150,9 @@ def read_run(folder):
                    column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
                    column("val_change_se"), windows, derive(loss, **rules(config)), notes)
     except (ValueError, TypeError, KeyError, EOFError, RecursionError, AssertionError) as error:
-        raise InputError(f"a file in {folder} is damaged ({type(error).__name__}); the command "
-                         "that made the run makes its tables again, --restart all") from None
+        raise InputError(f"config.json or a val_windows.npy in {folder} is damaged "
+                         f"({type(error).__name__}: {error}"[:160] + "); the command that made "
+                         "the run writes all but config.json again") from None
 
 # ---------------------------------------------------------------- drawing
 
