@@ -343,7 +343,7 @@ def in_common(d):
 
 def over_time(x):
     """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1)."""
-    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.9, 0.9))
+    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.99, 0.99))
 
 def false_positives(run, n_studies=2000):
     """How often do the tests reject in studies like this one in which nothing happens?

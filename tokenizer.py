@@ -28,8 +28,7 @@ FIRST_MERGE_ID = 257
 # At most 64 in a chunk: a million letters without a space cost a million steps, not its square.
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
-    r"|\s{1,64}(?!\S)|\s{1,64}"
-)
+    r"|\s{1,64}(?!\S)|\s{1,64}")
 
 class InputError(ValueError):
     """The user's text, file or setting is wrong. The message says what, where, and what to do."""
@@ -58,8 +57,7 @@ def slow_bpe(documents, vocab_size):
     merges = []
     while FIRST_MERGE_ID + len(merges) < vocab_size:
         counts = Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
-        # The most frequent pair; of several, the one with the smaller ids. Without the second
-        # rule the order of the documents would decide.
+        # The most frequent pair; of several the smaller ids, else the documents' order decides.
         best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
         if best is None or counts[best] < 2:
             break  # nothing stands together twice: another merge would learn nothing
@@ -168,7 +166,7 @@ class BPETokenizer:
         return b"".join(self.pieces[i] for i in ids).decode("utf-8", errors="replace")
 
     def show(self, token_id):
-        """A token for human eyes: what is not UTF-8 appears as \\x.."""
+        """A token for human eyes; what is not UTF-8 appears as \\x.."""
         return self.pieces[token_id].decode("utf-8", errors="backslashreplace")
 
     def save(self, path):
@@ -211,11 +209,8 @@ def check_encodable(text, name):
                          f"character {error.start}, which UTF-8 cannot hold; remove it") from None
 
 def read_documents(path, limit=None):
-    """The documents of a UTF-8 text file, separated by lines that hold only <|endoftext|>.
-
-    Reads no further than `limit` documents: the file may be larger than the memory.
-    Raises InputError if the file is missing, empty or not UTF-8.
-    """
+    """The first `limit` documents of a UTF-8 text file, separated by lines of <|endoftext|>; reads
+    no further. Raises InputError if the file is missing, empty or not UTF-8."""
     documents, lines = [], []
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -231,18 +226,14 @@ def read_documents(path, limit=None):
         raise InputError(f"{path} is not UTF-8 text ({error.reason} after document "
                          f"{len(documents)}); save it as UTF-8") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the text file {path}: "
-                         f"{getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
     if not documents:
         raise InputError(f"{path} holds no text; give a file with at least one story")
     return documents
 
 def write_whole(path, content):
-    """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile.
-
-    The content goes to the disk under a temporary name; renaming is one indivisible step. Raises
-    OSError with a sentence for the user.
-    """
+    """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile:
+    renaming is one indivisible step. Raises OSError with a sentence for the user."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -270,15 +261,13 @@ def write_csv(path, header, rows):
 def lesson():
     """Show what BPE learns first, and what it makes of a text unlike the one it learned from."""
     from data.stories import first_stories
-
     documents = first_stories("train", 200)
     tokenizer = BPETokenizer.train(documents, 1024)
-    print("The first 16 merges learned from 200 stories, left|right:")
-    print("  ".join(f"[{tokenizer.show(a)}|{tokenizer.show(b)}]" for a, b in tokenizer.merges[:16]))
+    print("The first 16 merges learned from 200 stories, left|right:\n" + "  ".join(
+        f"[{tokenizer.show(a)}|{tokenizer.show(b)}]" for a, b in tokenizer.merges[:16]))
     for text in (documents[0].split("\n")[0], "Zyzzyva quixotically jinxed 1729 gnus \u2603."):
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
-        ratio = len(text.encode("utf-8")) / len(pieces)
-        print(f"\n{ratio:.1f} bytes a token:\n" + "|".join(pieces))
+        print(f"\n{len(text) / len(pieces):.1f} characters a token:\n" + "|".join(pieces))
     print("\nWhy is the second text so much longer in tokens? And what is its snowman made of?")
 
 def main():
@@ -300,7 +289,7 @@ def main():
         elif args.command == "show":
             tokenizer = BPETokenizer.load(args.tokenizer)
             for i in tokenizer.encode(args.text):
-                print(f"{i:6d}  {json.dumps(tokenizer.show(i), ensure_ascii=False)}")
+                print(f"{i:6d}  [{tokenizer.show(i)}]".replace("\n", "\\n"))
         else:
             lesson()
     except (InputError, OSError) as error:
