@@ -632,10 +632,8 @@ max-width:780px;height:auto}summary{cursor:pointer}figcaption{font-size:14px;col
 pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media print{body{font-size:
 11px;margin:0}table{font-size:8px}td{padding:1px 3px}h2{break-after:avoid}}"""
 
-def write_report(folder):
-    """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
-    run = read_run(folder)
-    save_tables(run)
+def sections(run):
+    """heading -> HTML of every section of the report, in the order in which a reader needs them."""
     c, mean, best = run.config, run.loss.mean(0), run.best
     columns, told = outcomes(run), run.folder / "samples.json"
     try:
@@ -648,7 +646,7 @@ def write_report(folder):
     ranked = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
     some = lambda *names: table(names, list(zip(*(columns[name] for name in names)))[
         :: math.ceil(len(mean) / 40)])  # at most 40 rows of a table fit on a page
-    sections = {
+    return {
         "In short": paragraphs(*summary(run)),
         "What was asked": table(["question", "null hypothesis", "variables"],
                                 [answer[:3] for answer in run.answers]),
@@ -687,11 +685,17 @@ def write_report(folder):
         "Two stories": "".join(
             f"<p>By the {name} checkpoint of seed {seed} (interval {interval}):</p>"
             f"<blockquote>{story}</blockquote>\n" for name, seed, interval, story in samples)}
-    title = f"{html.escape(str(c['preset']))}: {len(run.seeds)} seeds, {len(mean)} intervals"
+
+def write_report(folder):
+    """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
+    run = read_run(folder)
+    save_tables(run)
+    title = html.escape(f"{run.config['preset']}: {len(run.seeds)} seeds, "
+                        f"{len(run.intervals)} intervals")
     write_whole(run.folder / "report.html", '<!doctype html><html lang="en"><meta charset="utf-8">'
                 '<meta name="viewport" content="width=device-width">'
-                f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
-                + "".join(f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections.items()))
+                f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>" + "".join(
+                    f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections(run).items()))
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 def compare(folders):
