@@ -740,7 +740,8 @@ def main():
     try:
         for folder in folders:
             print("\n".join(write_report(folder)))
-        print("\n".join(compare(folders) if len(folders) > 1 else [] if folders else lesson()))
+        for line in compare(folders) if len(folders) > 1 else [] if folders else lesson():
+            print(line)
     except (InputError, OSError) as error:
         parser.error(str(error))
 
