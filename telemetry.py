@@ -489,7 +489,8 @@ def verdict(yes, name):
 
 def answer_stability(run):
     """RQ1, by p values from the simulation, Bonferroni over the measures."""
-    p, w, parts = run.simulated["p"], run.config["volatility_window"], []
+    p, w, whole = run.simulated["p"], run.config["volatility_window"], run.results["volatility"]
+    parts = [f"volatility of all intervals, the first drop with it: F = {number(whole['anova'].f)}"]
     measures = stability(run.measures, w)
     adjusted = {name: min(1.0, len(measures) * p[name]) for name in measures}
     differ = [name for name in measures if adjusted[name] < stats.ALPHA]
