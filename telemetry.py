@@ -7,8 +7,8 @@ figures, tables and the report. Nothing here trains anything, and nothing here n
     python telemetry.py runs/classroom runs/fresh      the same, and compare the two
     python telemetry.py                                a lesson: the published study's own data
 
-Reading order: `derive` holds every measure; the drawing is 100 lines of SVG; `answers` and the
-audit compute each sentence of the report from this run's data, so that none can go out of date.
+Reading order: `derive` holds every measure; the drawing is 130 lines of SVG; the `audit_` and
+`answer_` functions compute each sentence from the run's data, so that none can go out of date.
 """
 
 import argparse, csv, html, json, math, sys
@@ -130,12 +130,12 @@ def read_run(folder):
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} is not the folder of a run: it has no config.json")
     loss, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
-    with open(folder / "metrics.csv", encoding="utf-8-sig", newline="") as file:
-        cells = {(int(row["seed"]), int(row["interval"])): row for row in csv.DictReader(file)}
     column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
                                      for interval in intervals] for seed in seeds])
     windows = None  # a published table comes without them
     try:
+        with open(folder / "metrics.csv", encoding="utf-8-sig", newline="") as file:
+            cells = {(int(row["seed"]), int(row["interval"])): row for row in csv.DictReader(file)}
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for name in NUMBERS:
             config[name] + 0  # a TypeError if it is not a number
@@ -150,7 +150,7 @@ def read_run(folder):
                    column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
                    column("val_change_se"), windows, derive(loss, **rules(config)), notes)
     except (ValueError, TypeError, KeyError, EOFError, RecursionError, AssertionError) as error:
-        raise InputError(f"config.json or a val_windows.npy in {folder} is damaged "
+        raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
                          f"({type(error).__name__}: {error}"[:160] + "); the command that made "
                          "the run writes all but config.json again") from None
 
@@ -295,8 +295,8 @@ def figures(run):
 # ---------------------------------------------------------------- the tests of a run
 
 def stability(measures, w):
-    """name -> (..., n, k') of RQ1: the stability measures whose window is free of the first drop
-    (at the volatilities also those whose windows do not overlap)."""
+    """name -> (..., n, k') for RQ1: the stability measures at the intervals whose window is free
+    of the first drop; volatility also at intervals whose windows do not overlap."""
     V = measures["volatility"]
     matrices = {"volatility without the first drop": V[..., w + 1 :],
                 "volatility, windows that do not overlap": V[..., 2 * w :: w], **{
@@ -385,8 +385,8 @@ def false_positives(run, n_studies=2000):
     return found
 
 def patience_stop(loss, patience):
-    """Where training stops once `patience` measurements bring no new minimum: ([3, 2, 4, 5, 1], 2)
-    -> 3."""
+    """Where training stops once `patience` measurements brought no new minimum, else the end.
+    Example: patience_stop([3, 2, 4, 5, 1], 2) = 3."""
     for t in range(patience, len(loss)):
         if min(loss[t - patience + 1 : t + 1]) >= min(loss[: t - patience + 1]):
             return t
@@ -604,7 +604,8 @@ def tests_section(run):
         a, least = r["anova"], float(np.fmin.reduce(r["shapiro"].p))
         rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg, a.p_hf,
                      a.eta_sq_generalized, least, r["shapiro_residuals"].p])
-        text = "\n".join(stats.report(r, name, run.intervals[-r["n_levels"] :], []))
+        labels = run.intervals[2 * w :: w] if "overlap" in name else run.intervals[-r["n_levels"] :]
+        text = "\n".join(stats.report(r, name, labels, []))
         details += (f"<details{' open' * (not details)}><summary>{name}</summary>"
                     f"<pre>{html.escape(text)}</pre></details>\n")
     for kind, t in (("planned", planned(run)),

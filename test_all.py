@@ -606,6 +606,8 @@ def test_telemetry_audit_of_the_published_study():
         (plain, gg, _), (_, gg_alone, _) = found["rates"]
         assert 0.93 < plain < 0.98 and 0.76 < gg < 0.84 and gg_alone < 0.06
         assert 0.22 < found["seed"][0] < 0.34 and 0.5 < found["seed"][1] < 0.64
+        named = re.findall(r"p = [0-9.]+ \(interval (\d+);", telemetry.tests_section(run))
+        assert named[0] == "1" and named[-1] in ("10", "15", "20"), named  # the true intervals
         verdicts = [answer.verdict.split(" H0")[0] for answer in run.answers]
         assert verdicts == ["reject", "reject", "reject", "fail to reject"], run.answers
 
