@@ -89,7 +89,7 @@ def rotate(x, table):
 
 # ---------------------------------------------------------------- attention
 
-def attention(q, k, v):
+def attention(q, k, v, is_causal=True):
     """Causal attention written out, for reading and for the test: all (B, H, T, D).
 
         softmax(q k^T / sqrt(D), with the future at minus infinity) v   (Vaswani et al. 2017, eq. 1)

@@ -12,7 +12,7 @@ Sources: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare 
 Subword Units"; on bytes: Radford et al. (2019), GPT-2.
 """
 
-import argparse, csv, heapq, io, json, os, re, sys
+import argparse, contextlib, csv, heapq, io, json, os, re, secrets, sys
 from collections import Counter, defaultdict
 from itertools import chain
 from pathlib import Path
@@ -231,11 +231,12 @@ def read_documents(path, limit=None):
         raise InputError(f"{path} holds no text; give a file with at least one story")
     return documents
 
-def write_whole(path, content):
+def write_whole(path, content, keep=None):
     """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile:
-    renaming is one indivisible step. Raises OSError with a sentence for the user."""
+    renaming is one indivisible step. keep: a name for the file that was there. Raises OSError with
+    a sentence for the user."""
     path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"  # others may write too
     try:
         if path.exists() and not path.is_file():
             raise OSError(None, "it is not an ordinary file")
@@ -243,6 +244,8 @@ def write_whole(path, content):
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, keep or path)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

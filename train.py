@@ -12,9 +12,11 @@ are its parts. Order, learning rate and measurement are those of the published s
 2606.13370 and its author's repository) unless a setting says else.
 """
 
-import argparse, ast, hashlib, io, json, math, platform, sys, time
-from dataclasses import MISSING, asdict, dataclass, field, fields
+import argparse, ast, hashlib, io, json, math, multiprocessing, os, platform, sys, time
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 
 from data.download import load
 from data.stories import first_stories
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, attention, training_flops_per_token
 from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_csv, write_whole
 
 # ---------------------------------------------------------------- what a study is
@@ -56,6 +58,7 @@ class StudyConfig:
                                 "the initial weights only, or the order of the windows too")
     total_tokens: int = setting(225_280, "tokens", 1, 10**11, "budget, used in whole intervals")
     windows_per_step: int = setting(16, "windows", 1, 1024, "windows in one optimizer step")
+    windows_at_once: int = setting(16, "windows", 1, 1024, "of these, in one backward pass")
     peak_lr: float = setting(4e-3, "", 0, 1, "learning rate at the end of the warm-up")
     final_lr: float = setting(4e-4, "", 0, 1, "learning rate at the end of the decay")
     warmup_tokens: int = setting(11_264, "tokens", 0, 10**11, "the rate rises from 0 until here")
@@ -122,12 +125,15 @@ PRESETS = {
     "classroom": {},
     # The control: the same, but no story is ever seen twice.
     "fresh": {"train_stories": 2000},
-    # The published study. Its 16 validation windows are the first of our 1,024.
+    # The published study. Its 16 validation windows are the first of our 1,024. Its passes of 2
+    # windows are passes of 4, the fastest here: with all 16 the scores alone (2,048 x 4,096
+    # numbers) are memory that the system hands out, cleared, page by page, at every step.
     "paper": dict(
         corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
         vocab_size=4096, block_size=128, n_layer=4, n_embd=256, total_tokens=20_000_000,
         peak_lr=4e-4, final_lr=4e-5, warmup_tokens=1_000_000, decay_tokens=20_000_000,
-        interval_tokens=1_000_000, valid_start=9001, valid_windows=1024, published_windows=16),
+        interval_tokens=1_000_000, valid_start=9001, valid_windows=1024, published_windows=16,
+        windows_at_once=4),
     # All that a study has, in seconds, for tests.
     "smoke": dict(
         train_stories=12, valid_stories=12, tokenizer_stories=12, vocab_size=300, block_size=16,
@@ -260,7 +266,7 @@ def evaluate(model, ids, config):
     starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
     losses = []
     model.eval()  # no dropout, should a student add it
-    for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_per_step)):
+    for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_at_once)):
         x, y = windows_at(ids, batch, config)
         logits, _ = model(x)
         losses.append(F.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(1))
@@ -297,19 +303,49 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
 
 # ---------------------------------------------------------------- the loop
 
+def one_thread():
+    """Make this process compute with one thread, and keep the memory that it has."""
+    torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
+    # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by
+    # page, at every step, until it sees one of almost 32 MiB freed (mallopt(3), dynamic threshold).
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # 4 % faster on two busy cores
+
+def make_optimizer(model, config, fused=True):
+    """AdamW on every parameter, as published; fused: its whole update in one pass over memory."""
+    return torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2),
+                             weight_decay=config.weight_decay, fused=fused)
+
+def train_step(model, optimizer, x, y, rate, config):
+    """One step of the optimizer on inputs x and targets y, (B, T): (loss, gradient norm).
+
+    A few windows at a time; their gradients, weighted by their share, add up to that of all.
+    """
+    optimizer.zero_grad()
+    total, n = 0.0, config.windows_at_once
+    for part_x, part_y in zip(x.split(n), y.split(n)):
+        loss = model(part_x, part_y)[1] * (len(part_x) / len(x))
+        loss.backward()
+        total += loss.item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return total, norm.item()
+
 def train_seed(config, seed, text, out, report=lambda *news: None):
     """Train one seed from where it stands to the end, into out/seed_N. Returns its rows.
 
     report(seed, tokens_seen, row) is called after every step, with a row after a measurement.
-    Raises FloatingPointError, naming the step, when the loss is no longer finite.
+    Raises FloatingPointError, naming the step, when the loss is no longer finite; left_out.txt
+    in the seed's folder then says so, and the same command would come to the same end.
     """
-    torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
+    one_thread()
     torch.manual_seed(seed)  # KEEP: all that the seed decides, unless it draws the order as well
     model = Llama(config.model).to(config.device)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2),
-                                  weight_decay=config.weight_decay, fused=True)
+    optimizer = make_optimizer(model, config)
     folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
-    saved = read_checkpoint(folder / "last.pt")
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = newest_checkpoint(folder)
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -319,59 +355,73 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     for measured_step in config.measured_steps[len(rows) :]:
         train_losses, norms, started = [], [], time.perf_counter()
         while step < measured_step:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step * config.tokens_per_step, config)
             starts = window_starts(step, config, len(text.train), seed)
-            _, loss = model(*windows_at(text.train, starts, config))
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            norms.append(norm.item())
-            optimizer.step()
-            train_losses.append(loss.item())
+            x, y = windows_at(text.train, starts, config)
+            rate = learning_rate(step * config.tokens_per_step, config)
+            loss, norm = train_step(model, optimizer, x, y, rate, config)
             step += 1
-            if not math.isfinite(train_losses[-1]):
-                raise FloatingPointError(f"the loss became {train_losses[-1]} at step {step}")
+            check_finite(loss, f"the loss became {loss} at step {step}", folder)
+            train_losses.append(loss)
+            norms.append(norm)
             report(seed, step * config.tokens_per_step, None)
         seconds = time.perf_counter() - started
         windows.append(evaluate(model, text.valid, config))
         elapsed = time.perf_counter() - started + (rows[-1]["elapsed_seconds"] if rows else 0)
         rows.append(measure(config, seed, step, text, windows[-1], windows[-2] if rows else None,
                             train_losses, norms, seconds, elapsed))
-        if not math.isfinite(rows[-1]["val_loss"]):
-            raise FloatingPointError(f"the validation loss became infinite at step {step}")
+        loss = rows[-1]["val_loss"]
+        check_finite(loss, f"the validation loss became {loss} at step {step}", folder)
         save_checkpoint(folder, model, optimizer, step, rows, windows)
         report(seed, step * config.tokens_per_step, rows[-1])
     return rows
+
+def check_finite(loss, sentence, folder):
+    if not math.isfinite(loss):
+        write_whole(folder / "left_out.txt", sentence + "\n")
+        raise FloatingPointError(sentence)
 
 # ---------------------------------------------------------------- what survives
 
 def save_checkpoint(folder, model, optimizer, step, rows, windows):
     """Everything that continuing needs in one file, last.pt; the seed's tables follow from it.
 
-    best.pt, with the same content, comes first: should the power fail between the two, the
-    interval is computed again, bit for bit, and best.pt is written again.
+    best.pt, with the same content, comes first, and what was last.pt stays as previous.pt: at no
+    moment is there no whole one, and an interval computed again is the same bit for bit.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                 "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, buffer)
     content = buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
     if all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1]):
         write_whole(folder / "best.pt", content)
-    write_whole(folder / "last.pt", content)
+    write_whole(folder / "last.pt", content, keep=folder / "previous.pt")
     write_tables(folder, rows, windows)
 
 def read_checkpoint(path):
     """What `save_checkpoint` wrote, or None; a damaged file is named, and counts as none."""
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+            raise ValueError  # torch.load alone overlooks half of all changed bits
+        # KEEP: weights_only admits tensors, numbers and text, but no code of a stranger.
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return {name: saved[name] for name in ("model", "optimizer", "step", "rows", "windows")}
+    except FileNotFoundError:
         return None
-    content = path.read_bytes()
-    if hashlib.sha256(content[:-32]).digest() != content[-32:]:  # torch.load would not notice
-        print(f"{path} is damaged and not used: the seed starts again", file=sys.stderr)
-        return None
-    # weights_only: tensors, numbers and text, but no code of a stranger.
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError):
+        print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
+
+def newest_checkpoint(folder):
+    """The newest whole checkpoint of a seed, or None; if not the last, it says which."""
+    for name in ("last", "previous", "best"):
+        saved = read_checkpoint(folder / f"{name}.pt")
+        if saved:
+            if name != "last":
+                print(f"{folder.name} continues from {name}.pt, interval {len(saved['rows']) - 1}",
+                      file=sys.stderr)
+            return saved
+    if any(folder.glob("*.pt")):
+        print(f"{folder.name} has no whole checkpoint and starts again", file=sys.stderr)
 
 def write_tables(folder, rows, windows):
     """metrics.csv and val_windows.npy (intervals x windows) of one seed."""
@@ -428,12 +478,99 @@ def open_run(config, out, restart=False):
     tokenizer.save(out / "tokenizer.json")
     return text, tokenizer, identity
 
+# ---------------------------------------------------------------- where the time goes
+
+def matrix_products(config):
+    """A function that makes the matrix products of one training step, and nothing else.
+
+    For each weight x W forward, and backward g W^T (for x) and x^T g (for W), in attention q k^T
+    and the product with v, with two backward for each. Their time is the least a step can take.
+    """
+    B, T, C = config.windows_at_once, config.block_size, config.n_embd
+    N, hidden = B * T, config.model.n_hidden
+    weights = config.n_layer * (4 * [(C, C)] + 2 * [(C, hidden)] + [(hidden, C)]) + [
+        (C, config.vocab_size)]
+    shapes = {shape for a, b in weights for shape in ((N, a), (N, b), (a, b))}
+    full, result = ({shape: torch.randn(shape) for shape in shapes} for _ in range(2))
+    q, scores = (torch.randn(B * config.n_head, T, n) for n in (C // config.n_head, T))
+    q_result, scores_result = torch.empty_like(q), torch.empty_like(scores)
+
+    def run():
+        for _ in range(config.windows_per_step // B):
+            for a, b in weights:
+                x, w, g = full[N, a], full[a, b], full[N, b]
+                torch.mm(x, w, out=result[N, b])
+                torch.mm(g, w.T, out=result[N, a])
+                torch.mm(x.T, g, out=result[a, b])
+            for _ in range(3 * config.n_layer):
+                torch.bmm(q, q.transpose(1, 2), out=scores_result)
+                torch.bmm(scores, q, out=q_result)
+    return run
+
+def benchmark_worker(number, cases, barrier, results, seconds):
+    """One process of the benchmark: it joins in each case that asks for so many workers."""
+    one_thread()
+    config, kernel = StudyConfig(**PRESETS["paper"]), F.scaled_dot_product_attention
+    # As published: 2 windows at once, attention written out, an update in separate operations.
+    loops = {"matrix products": matrix_products(config)}
+    for name, n, fused in (("published loop", 2, False), ("study's loop", None, True)):
+        own = replace(config, windows_at_once=n or config.windows_at_once)
+        model = Llama(config.model)
+        x, y = torch.randint(config.vocab_size, (2, config.windows_per_step, config.block_size))
+        loops[name] = partial(train_step, model, make_optimizer(model, config, fused), x, y, 1e-4,
+                              own)
+    for what, workers, threads in cases:
+        torch.set_num_threads(threads)
+        F.scaled_dot_product_attention = attention if what == "published loop" else kernel
+        for duration in (0, seconds):  # once to warm up, then for the result
+            barrier.wait()
+            started, steps = time.perf_counter(), 0
+            while number < workers and (not steps or time.perf_counter() < started + duration):
+                loops[what]()
+                steps += 1
+        results.put(steps * config.tokens_per_step / (time.perf_counter() - started))
+
+def benchmark(as_json, rounds=6, seconds=1.5):
+    """Measure the published model's step on this machine, in a minute and a half.
+
+    The cases take turns, and a share is the median over the rounds of what a round says, so that
+    whatever else the machine does hits all of them alike.
+    """
+    cores, context = os.cpu_count(), multiprocessing.get_context("spawn")
+    once = [("matrix products", 1, 1), ("study's loop", 1, 1), ("published loop", 1, cores),
+            ("matrix products", cores, 1), ("study's loop", cores, 1)]
+    barrier, results, speed = context.Barrier(cores), context.Queue(), {case: [] for case in once}
+    for number in range(cores):
+        context.Process(target=benchmark_worker, daemon=True,
+                        args=(number, rounds * once, barrier, results, seconds)).start()
+    for i, case in enumerate(rounds * once):
+        print(f"measuring {i + 1} of {rounds * len(once)}: {case[0]}", file=sys.stderr)
+        speed[case].append(sum(results.get() for _ in range(cores)))
+    flops = training_flops_per_token(StudyConfig(**PRESETS["paper"]).model)
+    table = [{"what": what, "workers": workers, "threads": threads,
+              "tokens_per_second": round(np.median(tokens)),
+              "gflop_per_second": round(np.median(tokens) * flops / 1e9, 1),
+              "share_of_ceiling": round(np.median(np.divide(
+                  tokens, speed["matrix products", max(workers, threads), 1])), 3)}
+             for (what, workers, threads), tokens in speed.items()]
+    if as_json:
+        return print(json.dumps(table, indent=1))
+    for row in table:
+        print("{what:16s}{workers:3d} worker(s) x{threads:3d} thread(s){tokens_per_second:8,d} "
+              "tokens/s{gflop_per_second:8.1f} GFLOP/s{share_of_ceiling:7.1%}".format(**row))
+    print("The share: of the matrix products alone on as many cores, the least a step can take.")
+
 # ---------------------------------------------------------------- the command line
 
 def main():
     parser = settings_parser("Train one seed of a study.")
     parser.add_argument("--seed", type=int, help="which one (default: the first of --seeds)")
+    parser.add_argument("--benchmark", action="store_true",
+                        help="measure how fast this machine trains the published model, instead")
+    parser.add_argument("--json", action="store_true", help="print the benchmark as data")
     args = parser.parse_args()
+    if args.benchmark:
+        return benchmark(args.json)
     try:
         config, out = config_from(args)
         seed = config.seeds[0] if args.seed is None else args.seed
