@@ -4,9 +4,11 @@
     python run_all.py --preset fresh           its control: no story seen twice
     python run_all.py --peak_lr 1e-3 --out runs/slow      any setting of train.StudyConfig
     python run_all.py --help                   all of them
+    torchrun --nproc-per-node 2 run_all.py     the seeds divided among processes, that torch's
+                                               launcher starts, here or on many machines
 
 The same command continues an interrupted run, and the result is bit for bit that of a run never
-interrupted. `main` is the table of contents; below it stands how seeds share the machine.
+interrupted. `main` is the table of contents; below it stands how seeds share the machines.
 """
 
 import json, math, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
@@ -24,8 +26,10 @@ def main():
     parser = settings_parser("Run a whole study; the same command continues it.")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
-                        "one on each core)")
+                        "one on each core; under torchrun always 1 a process)")
     args = parser.parse_args()
+    # torchrun tells each process which of how many it is; without it there is one.
+    rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # 1. Text and tokenizer, and the folder that remembers what this run is.
     try:
         config, out = config_from(args)
@@ -33,20 +37,29 @@ def main():
             raise InputError(f"workers is {args.workers}; it must be 0 or more")
         if len(config.seeds) < 2:
             raise InputError("a study needs 2 seeds or more; train.py trains a single one")
+        if n_ranks > 1 and args.restart:
+            raise InputError("--restart and torchrun do not go together; give a new --out")
         text, tokenizer, facts = open_run(config, out, args.restart)
     except (InputError, OSError) as error:
         parser.error(str(error))
-    print(f"{config.preset}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "
-          f"stories ({facts['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens a seed")
+    if not rank:
+        print(f"{config.preset}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "
+              f"stories ({facts['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
     # 2. Training: one process a seed.
-    problems = train_all(config, out, args.workers)
-    print("\n".join(problems), end="\n" * bool(problems))
+    ours = config.seeds[rank::n_ranks]
+    problems = train_all(config, ours, out, 1 if n_ranks > 1 else args.workers, n_ranks == 1)
+    for seed, problem in problems.items():
+        print(f"seed {seed} is left out: {problem}", file=sys.stderr)
+    if n_ranks > 1:
+        wait_for_all(config, ours if rank else config.seeds, out, problems)
+    if rank:
+        return
     # 3. What the seeds left behind: their measurements in one table, and stories they tell.
     import stats, telemetry  # not above: workers import this file too and have no use for scipy
     try:
         # A complete seed has nothing left to train: this sets its tables right and reads them.
-        rows = [row for seed in config.seeds if is_complete(config, seed, out)
-                for row in train_seed(config, seed, text, out)]
+        complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
+        rows = [row for seed in complete for row in train_seed(config, seed, text, out)]
         if not rows:
             raise InputError("no seed is complete, so there is nothing to analyse")
         write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
@@ -56,7 +69,7 @@ def main():
             print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
     except (InputError, stats.InputError, OSError) as error:
         parser.error(str(error))
-    sys.exit(bool(problems))
+    sys.exit(len(complete) < len(config.seeds) and args.workers > 0)
 
 def write_samples(config, tokenizer, out, seed):
     """samples.json: a story by the best and one by the last checkpoint of a seed."""
@@ -79,15 +92,34 @@ def is_complete(config, seed, out):
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
     return bool(saved) and len(saved["rows"]) == len(config.measured_steps)
 
-def train_all(config, out, n_workers):
-    """Train every seed that is not complete, n_workers at once. Returns what went wrong, in words.
+def left_out(seed, out):
+    """Why a seed came to an end that the same command would repeat, or None."""
+    path = out / f"seed_{seed}" / "left_out.txt"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+def wait_for_all(config, seeds, out, problems):
+    """Wait until each seed is complete or left out, whichever process trains it; one of ours that
+    is neither ends this process, and so torchrun all of them. Files tell, since a barrier of
+    torch.distributed would give up long before a night is over."""
+    if any(not left_out(seed, out) for seed in problems):
+        sys.exit(1)
+    for seed in seeds:
+        table = out / f"seed_{seed}" / "metrics.csv"  # written after the checkpoint
+        while not left_out(seed, out) and not (table.exists() and len(
+                table.read_text(encoding="utf-8").splitlines()) > len(config.measured_steps)):
+            time.sleep(1)
+
+def train_all(config, seeds, out, n_workers, live=True):
+    """Train every seed that is not complete, n_workers at once: {seed: what went wrong, in words}.
 
     Each seed has a process of its own with one thread, so the result does not depend on how many
     run at once. The processes are spawned, as on every system, and tell their progress by pipes.
     """
-    context, progress = multiprocessing.get_context("spawn"), Progress(config)
-    waiting = [seed for seed in config.seeds if n_workers and not is_complete(config, seed, out)]
-    running, problems, retries = {}, [], dict.fromkeys(waiting, 3)
+    context, progress = multiprocessing.get_context("spawn"), Progress(config, live)
+    problems = {seed: why for seed in seeds if (why := left_out(seed, out))}
+    waiting = [seed for seed in seeds if n_workers and seed not in problems
+               and not is_complete(config, seed, out)]
+    running, retries = {}, dict.fromkeys(waiting, 3)
     while waiting or running:
         while waiting and len(running) < n_workers:
             seed, (ours, theirs) = waiting.pop(0), context.Pipe(duplex=False)
@@ -103,7 +135,7 @@ def train_all(config, out, n_workers):
             try:
                 news = pipe.recv()
                 if isinstance(news, str):
-                    problems.append(f"seed {seed} is left out: {news}")
+                    problems[seed] = news
                 else:
                     progress.show(*news)
             except (EOFError, OSError):  # the worker has ended
@@ -115,8 +147,8 @@ def train_all(config, out, n_workers):
                     retries[seed] -= 1
                     waiting.insert(0, seed)
                 elif process.exitcode:
-                    problems.append(f"seed {seed} is left out: its process was ended 4 times from "
-                                    f"outside (exit code {process.exitcode}; too little memory?)")
+                    problems[seed] = ("its process was ended 4 times from outside (exit code "
+                                      f"{process.exitcode}; too little memory?)")
     return problems
 
 def worker(pipe, config, seed, out):
@@ -151,13 +183,13 @@ def end_with_parent():
 class Progress:
     """A bar for each running seed on a terminal that can show it, else a line a measurement."""
 
-    def __init__(self, config):
+    def __init__(self, config, live):
         self.total = config.measured_steps[-1] * config.tokens_per_step
         self.seeds = {}  # running seed -> (tokens and time at its first news, tokens now, loss)
         self.n_lines = 0
         try:
             "█░".encode(sys.stdout.encoding or "ascii")
-            self.live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+            self.live = live and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         except UnicodeEncodeError:
             self.live = False
         if self.live and os.name == "nt":

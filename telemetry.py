@@ -144,8 +144,10 @@ def read_run(folder):
         if all(file.exists() for file in files):
             windows = np.stack([np.load(file) for file in files])
             np.testing.assert_allclose(windows.mean(-1), loss, rtol=1e-6)
-        notes += [f"seed {s} is not complete and is left out" for s in config["seeds"]
-                  if s not in seeds]
+        for s in set(config["seeds"]) - set(seeds):
+            why = folder / f"seed_{s}" / "left_out.txt"
+            notes.append(f"Seed {s} is left out: " + (
+                why.read_text(encoding="utf-8").strip() if why.exists() else "it is not complete"))
         return Run(folder, config, seeds, intervals, column("tokens_seen")[0],
                    column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
                    column("val_change_se"), windows, derive(loss, **rules(config)), notes)

@@ -226,14 +226,19 @@ def test_model_has_the_published_number_of_parameters():
     assert all(0.019 < p.std() < 0.021 for p in network.parameters() if p.dim() == 2)
 
 def test_model_flops_are_those_that_torch_counts():
-    """The formula equals torch's own count of the matrix products, attention written out."""
+    """The formula equals torch's own count of the matrix products, attention written out, and so
+    does what the benchmark takes for the least that a step can do."""
     from torch.utils.flop_counter import FlopCounterMode
     network, tokens = tiny_model()
-    with patch.object(F, "scaled_dot_product_attention",
-                      lambda q, k, v, is_causal: model.attention(q, k, v)), \
+    with patch.object(F, "scaled_dot_product_attention", model.attention), \
             FlopCounterMode(display=False) as counter:
         network(tokens, tokens)[1].backward()
     assert counter.get_total_flops() == model.training_flops_per_token(TINY) * tokens.numel()
+    config = replace(SMOKE, windows_at_once=2)
+    with FlopCounterMode(display=False) as counter:
+        train.matrix_products(config)()
+    assert counter.get_total_flops() == (
+        model.training_flops_per_token(config.model) * config.tokens_per_step)
 
 def test_model_cannot_see_the_future():
     """A changed token alters no earlier score, and every later one."""
@@ -425,6 +430,35 @@ def test_train_step_equals_a_loop_written_by_hand():
     for name, p in network.named_parameters():
         np.testing.assert_allclose(trained[name], p.detach(), atol=2e-5, err_msg=name)
 
+def test_train_gradient_is_that_of_the_published_loop():
+    """At the published size, 16 windows in passes of 4 give the gradient of 8 passes of 2 with
+    attention written out, to 1e-5, and the same loss; the fused update is the plain one."""
+    paper = train.StudyConfig(**train.PRESETS["paper"])
+    x, y = torch.randint(4096, (2, 16, 128), generator=torch.Generator().manual_seed(1))
+    results = []
+    own = F.scaled_dot_product_attention
+    for n, kernel, fused in ((4, own, True), (2, model.attention, False)):
+        torch.manual_seed(5)
+        network = model.Llama(paper.model)
+        optimizer = train.make_optimizer(network, paper, fused)
+        with patch.object(F, "scaled_dot_product_attention", kernel):
+            config = replace(paper, windows_at_once=n, grad_clip=1e6)
+            loss, norm = train.train_step(network, optimizer, x, y, 1e-4, config)
+        results.append([torch.cat([t.double().flatten() for t in tensors]) for tensors in (
+            [p.grad for p in network.parameters()], network.parameters(), torch.tensor([loss]))])
+        same(norm, results[-1][0].norm().item(), 1e-4)
+    for ours, published in zip(*results):
+        assert (ours - published).norm() <= 1e-5 * published.norm()
+
+def test_train_benchmark_measures_every_case():
+    """The benchmark's shortest form gives five cases, with positive speeds, as strict JSON."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        train.benchmark(True, rounds=1, seconds=0)
+    table = json.loads(out.getvalue()[out.getvalue().index("["):])
+    assert [row["what"] for row in table] == ["matrix products", "study's loop", "published loop",
+                                              "matrix products", "study's loop"]
+    assert all(row["tokens_per_second"] > 0 < row["share_of_ceiling"] for row in table)
+
 def test_train_continues_bit_for_bit():
     """Interrupted in the middle of an interval and continued, a seed ends with the same bits."""
     class PowerCut(Exception):
@@ -453,7 +487,11 @@ def test_train_best_checkpoint_is_that_of_the_lowest_loss():
         assert [s["rows"][-1]["interval"] for s in saved] == [2, 10]
 
 def test_train_damaged_files_are_noticed():
-    """A damaged checkpoint starts the seed again; damaged tables are written anew from it."""
+    """For a damaged checkpoint another one is used, or the seed starts again, and the same bits
+    come out; damaged tables are written anew. A stranger's checkpoint cannot run code."""
+    class Stranger:
+        def __reduce__(self):
+            return os.mkdir, (str(at / "harm"),)
     text, config = smoke_text(), replace(SMOKE, total_tokens=768)
     with folder() as at:
         whole = train.train_seed(config, 101, text, at)
@@ -463,14 +501,38 @@ def test_train_damaged_files_are_noticed():
         train.train_seed(config, 101, text, at)
         assert path.read_text(encoding="utf-8") == right
         last = at / "seed_101" / "last.pt"
-        content = last.read_bytes()
-        for bad in (b"", content[:-100], content[:3000] + bytes([content[3000] ^ 1])
-                    + content[3001:]):  # a single bit
-            last.write_bytes(bad)
-            with contextlib.redirect_stderr(io.StringIO()) as said:
-                again = train.train_seed(config, 101, text, at)
-            assert without_times(again) == without_times(whole)
-            assert "damaged" in said.getvalue()
+        content, harm = last.read_bytes(), io.BytesIO()
+        torch.save({"model": Stranger()}, harm)
+        signed = lambda data: data + hashlib.sha256(data).digest()
+        for bad in (b"", content[:-100], signed(harm.getvalue()), signed(b"no checkpoint"),
+                    content[:3000] + bytes([content[3000] ^ 1]) + content[3001:]):  # a single bit
+            for names in (["last"], ["last", "previous"], ["last", "previous", "best"]):
+                for name in names:
+                    last.with_name(name + ".pt").write_bytes(bad)
+                with contextlib.redirect_stderr(io.StringIO()) as said:
+                    again = train.train_seed(config, 101, text, at)
+                assert without_times(again) == without_times(whole)
+                assert said.getvalue().count("not used") == len(names), said.getvalue()
+                assert ["previous.pt, interval 2", "best.pt, interval 3", "starts again"][
+                    len(names) - 1] in said.getvalue(), said.getvalue()
+        assert not (at / "harm").exists()
+
+def test_train_without_room_on_the_disk_loses_nothing():
+    """No room: one sentence, nothing half-written; with room again, the same bits."""
+    text, n, fsync = smoke_text(), itertools.count(), os.fsync
+
+    def full(file):
+        if next(n) > 9:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    with folder() as a, folder() as b:
+        whole = train.train_seed(SMOKE, 101, text, a)
+        with patch.object(os, "fsync", full):
+            _, sentence = said(train.train_seed, SMOKE, 101, text, b)
+        assert "cannot write" in sentence and "No space" in sentence and "same command" in sentence
+        assert not list(b.rglob("*.tmp"))
+        assert without_times(train.train_seed(SMOKE, 101, text, b)) == without_times(whole)
 
 def test_train_a_loss_that_is_not_finite_names_its_step():
     """A learning rate that breaks the training stops the seed with the step named."""
@@ -479,6 +541,7 @@ def test_train_a_loss_that_is_not_finite_names_its_step():
             train.train_seed(SMOKE, 101, smoke_text(), at)
         except FloatingPointError as error:
             assert str(error) == "the loss became nan at step 2", error
+            assert str(error) == (at / "seed_101" / "left_out.txt").read_text().strip()
         else:
             raise AssertionError("a loss of nan went unnoticed")
         assert len(train.read_checkpoint(at / "seed_101" / "last.pt")["rows"]) == 1
@@ -869,11 +932,48 @@ def test_run_all_restarts_a_killed_worker():
 
     with folder() as at, patch.object(run_all.Progress, "show", kill_once):
         text, _, _ = train.open_run(config, at / "a")
-        assert run_all.train_all(config, at / "a", 2) == [] and killed
+        assert run_all.train_all(config, config.seeds, at / "a", 2) == {} and killed
         for seed in config.seeds:
             again = train.train_seed(config, seed, text, at / "b")
             assert without_times(train.train_seed(config, seed, text, at / "a")) == without_times(
                 again)
+
+def test_run_all_divides_the_seeds_among_ranks():
+    """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone
+    reports, once all are done, and the bits are those of one process. Ranks cannot --restart."""
+    with folder() as at:
+        words = [sys.executable, "run_all.py", *TINY_RUN, "--out", at / "a"]
+        ranks = [subprocess.Popen(words, cwd=HERE, stdout=subprocess.PIPE, encoding="utf-8",
+                                  env={**os.environ, "RANK": str(i), "WORLD_SIZE": "2"})
+                 for i in range(2)]
+        out = [rank.communicate()[0] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0]
+        assert [("report.html" in o, "seed 101" in o, "seed 202" in o) for o in out] == [
+            (True, True, False), (False, False, True)]
+        assert command("run_all.py", *TINY_RUN, "--out", at / "b")[0] == 0
+        assert rows_of(at / "a" / "metrics.csv") == rows_of(at / "b" / "metrics.csv")
+        with patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
+            status, _, err = command("run_all.py", *TINY_RUN, "--out", at / "a", "--restart")
+        assert status == 2 and "--restart and torchrun" in err, err
+
+def test_run_all_leaves_out_a_seed_that_diverges():
+    """A seed whose loss becomes nan stops with the step named, then and when asked again; the
+    others go on, and the analysis says who is missing. Seeds trained one by one are collected."""
+    words = ["--preset", "smoke", "--total_tokens", "768", "--out"]
+    with folder() as at:
+        for seed in (101, 202):
+            assert command("train.py", "--seed", seed, *words, at / "a")[0] == 0
+        status, out, _ = command("run_all.py", "--workers", 0, *words, at / "a")
+        assert status == 0 and "of 2 seeds" in out and "Seed 303 is left out: it is not" in out, out
+        config = train.StudyConfig(**{**train.PRESETS["smoke"], "total_tokens": 768})
+        with patch.object(train, "learning_rate", lambda *_: 1e30), contextlib.suppress(
+                FloatingPointError):
+            train.train_seed(config, 303, train.prepare_text(config)[0], at / "a")
+        for _ in range(2):
+            status, out, err = command("run_all.py", *words, at / "a")
+            assert status == 1 and "of 2 seeds" in out and "Traceback" not in err, err
+            assert re.search(r"Seed 303 is left out: the loss became nan at\s+step \d", out), out
+        assert stats.read_table(at / "a" / "metrics.csv")[1] == [101, 202]
 
 def check_report(run):
     """The report opens offline, has every section, and every file that DESIGN promises is there."""

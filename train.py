@@ -451,7 +451,9 @@ def open_run(config, out, restart=False):
         old = json.loads((out / "config.json").read_text(encoding="utf-8"))
         ours = "model.py" in old and "seeds" in old
     except FileNotFoundError:
-        old, ours = None, not any(path.name[0] != "." for path in out.glob("*"))
+        # (Another process of the same run may be writing config.json at this moment.)
+        old, ours = None, not any(path.name[0] != "." for path in out.glob("*")
+                                  if path.name != "config.json")
     except (ValueError, TypeError, NotADirectoryError):
         ours = False
     if not ours:
