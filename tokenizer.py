@@ -14,7 +14,7 @@ Subword Units"; on bytes: Radford et al. (2019), GPT-2.
 
 import argparse, contextlib, csv, heapq, io, json, os, re, secrets, sys
 from collections import Counter, defaultdict
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 END_OF_TEXT = "<|endoftext|>"  # how a text file separates its documents
@@ -37,14 +37,12 @@ class InputError(ValueError):
 
 def merge(ids, pair, new_id):
     """Replace every `pair` in `ids` by `new_id`: merge([1, 2, 3, 1, 2], (1, 2), 9) = [9, 3, 9]."""
-    out, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            out.append(new_id)
-            i += 2
+    (left, right), out = pair, []
+    for i in ids:
+        if i == right and out and out[-1] == left:
+            out[-1] = new_id
         else:
-            out.append(ids[i])
-            i += 1
+            out.append(i)
     return out
 
 def slow_bpe(documents, vocab_size):
@@ -77,7 +75,8 @@ def fast_bpe(documents, vocab_size):
     """
     frequency = Counter(chain.from_iterable(map(CHUNK.findall, documents)))
     chunks = [(list(chunk.encode("utf-8")), n) for chunk, n in frequency.items()]
-    counts, places = Counter(), defaultdict(set)  # pair -> count; pair -> chunks that may hold it
+    # pair -> how often it occurs; pair -> the chunks that may hold it
+    counts, places = defaultdict(int), defaultdict(set)
     for index, (ids, n) in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             counts[pair] += n
@@ -99,6 +98,8 @@ def fast_bpe(documents, vocab_size):
         for index in places.pop(best):
             ids, n = chunks[index]
             merged = merge(ids, best, new_id)
+            if len(merged) == len(ids):
+                continue  # an earlier merge took the pair away
             for pair in zip(ids, ids[1:]):
                 counts[pair] -= n
             for pair in zip(merged, merged[1:]):
@@ -147,10 +148,10 @@ class BPETokenizer:
         """Apply the merges in the order in which they were learned: the lowest new id first."""
         ids = list(chunk.encode("utf-8"))
         while len(ids) > 1:
-            pair = min(zip(ids, ids[1:]), key=lambda pair: self.new_id.get(pair, self.vocab_size))
-            if pair not in self.new_id:
+            new_id = min(map(self.new_id.get, zip(ids, ids[1:]), repeat(self.vocab_size)))
+            if new_id == self.vocab_size:
                 break
-            ids = merge(ids, pair, self.new_id[pair])
+            ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
         return ids
 
     def encode_documents(self, documents):
