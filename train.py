@@ -269,9 +269,10 @@ def evaluate(model, ids, config):
     for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_at_once)):
         x, y = windows_at(ids, batch, config)
         logits, _ = model(x)
-        losses.append(F.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(1))
+        # (As numbers: a small tensor kept from every batch would leave the memory in pieces.)
+        losses += F.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(1).tolist()
     model.train()
-    return torch.cat(losses).double().cpu().numpy()
+    return np.array(losses)
 
 def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
     """One row of metrics.csv; undefined numbers are nan.
@@ -391,7 +392,8 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                 "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, buffer)
-    content = buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+    content = buffer.getbuffer()
     if all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1]):
         write_whole(folder / "best.pt", content)
     write_whole(folder / "last.pt", content, keep=folder / "previous.pt")
