@@ -88,6 +88,7 @@ class Run:
     train_loss: np.ndarray  # (n, k) mean since the last measurement; nan at interval 0
     se: np.ndarray  # (n, k) standard error of loss over the validation windows
     change_se: np.ndarray  # (n, k) of its change, paired over the windows; nan at interval 0
+    published: np.ndarray  # (n, k) loss on the published study's windows; nan without
     windows: np.ndarray | None  # (n, k, n_windows) loss of each validation window
     measures: dict  # name -> (n, k), from derive
     notes: list  # sentences about what is left out
@@ -150,7 +151,8 @@ def read_run(folder):
                 why.read_text(encoding="utf-8").strip() if why.exists() else "it is not complete"))
         return Run(folder, config, seeds, intervals, column("tokens_seen")[0],
                    column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
-                   column("val_change_se"), windows, derive(loss, **rules(config)), notes)
+                   column("val_change_se"), column("val_loss_published"), windows,
+                   derive(loss, **rules(config)), notes)
     except (ValueError, TypeError, KeyError, EOFError, RecursionError, AssertionError) as error:
         raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
                          f"({type(error).__name__}: {error}"[:160] + "); the command that made "
@@ -267,7 +269,10 @@ def figures(run):
     signs[t.b, t.a] = np.select([np.isnan(t.p), t.p_adjusted >= stats.ALPHA, t.mean_diff < 0],
                                 ["?", "", "+"], "–")
     some_intervals = [run.intervals[i] for i in some]
+    repeated = beside_published(run)[1]
     return {
+        **({"published": (repeated, "The published study and its repetition, from interval 1 on.")}
+           if repeated else {}),
         "loss_by_seed": (line_chart(by_seed(run.loss), x_label, "validation loss (nats)", epochs),
                          "Validation loss of every seed."),
         "train_and_validation": (
@@ -343,6 +348,30 @@ def in_common(d):
         return math.nan
     return float(((d / length).sum(0) ** 2).sum() - len(d)) / (len(d) * (len(d) - 1))
 
+def waves(loss):
+    """What is left of each row of loss (n, m) when its own cubic trend is taken away: (n, m)."""
+    t = np.linspace(-1, 1, loss.shape[1])
+    fit = np.polynomial.polynomial.polyfit(t, loss.T, min(3, len(t) - 1))
+    return loss - np.polynomial.polynomial.polyval(t, fit)
+
+def recurrence(epochs):
+    """After how many intervals do measurements fall at nearly the same place of the text? Or 0.
+    Example: with 2.333 epochs between two of them, after 3."""
+    place = epochs[1:] % 1  # as a share of the text
+    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03
+    again = [i for i in range(2, len(place) // 2) if not near(place[1], place[0]) and all(
+        near(p, place[0]) for p in place[i : 3 * i : i])]
+    return again[0] if again else 0
+
+def returning(wave, lag):
+    """The share of the mean wave's variance between the `lag` places of the text at which it is
+    measured in turn; nan without such places. About (lag - 1) / (m - 1) if they do not matter."""
+    mean = wave.mean(0)
+    if not lag or len(mean) < 2 * lag:
+        return math.nan
+    turns = [mean[i::lag] for i in range(lag)]
+    return sum(len(turn) * turn.mean() ** 2 for turn in turns) / max((mean**2).sum(), 1e-300)
+
 def over_time(x):
     """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1)."""
     return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.99, 0.99))
@@ -416,14 +445,12 @@ def audit_precision(run):
 
 def audit_common(run):
     place, shared = run.epochs[1:] % 1, in_common(fluctuations(run))  # place: share of the text
-    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03
-    again = [i for i in range(2, len(place) // 2) if not near(place[1], place[0]) and all(
-        near(p, place[0]) for p in place[i : 3 * i : i])]
+    again = recurrence(run.epochs)
     where = "Each seed read the text in an order of its own."
     if run.config["seed_decides"] == "weights":
         where = f"""All seeds read the text in one order; the first measurements fell at
             {', '.join(f'{p:.2f}' for p in place[:6])} of it"""
-        where += f", and every {again[0]} intervals at nearly the same place." if again else "."
+        where += f", and every {again} intervals at nearly the same place." if again else "."
     if math.isnan(shared):
         return f"The loss turned too late, if at all, to see what fluctuations share. {where}"
     return f"""After the turn, the changes of two seeds correlate {number(shared)} on average; what
@@ -671,6 +698,8 @@ def sections(run):
                 ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f}"],
                 ["sd between seeds", *(f"{run.loss[:, t].std(ddof=1):.4f}" for t in (-1, best))],
                 ["seeds from best to worst", ranked(-1), ranked(best)]]),
+        **({"Beside the published study": drawn["published"] + beside_published(run)[0]}
+           if "published" in drawn else {}),
         "How stable it was": drawn["volatility"] + drawn["backslides"] + drawn["events"]
             + some("interval", *list(columns)[10:]) + paragraphs("""Contrast: with interval 0, by
                 the mixed model (REML), with its Wald interval. Spikes: their rate in the window, as
@@ -702,28 +731,104 @@ def write_report(folder):
                     f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections(run).items()))
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
-def compare(folders):
-    """Draw the mean curves of several runs, and test arm by interval for the first two.
+# ---------------------------------------------------------------- runs side by side
 
-    The same seeds are in both arms, so the interaction is the repeated-measures ANOVA of the
-    difference of the two matrices, without interval 0, where it is 0 by construction.
+def read_curves(folder):
+    """(tokens (k), epochs (k), loss (n, k)) of a run, whole or not yet: from its metrics.csv, or
+    else from those of its seeds, as far as all of them have come."""
+    tables = [Path(folder, "metrics.csv")]
+    tables = tables if tables[0].exists() else sorted(Path(folder).glob("seed_*/metrics.csv"))
+    seeds = {}
+    try:
+        for table in tables:
+            with open(table, encoding="utf-8-sig", newline="") as file:
+                for row in csv.DictReader(file):
+                    seeds.setdefault(row["seed"], []).append(
+                        [float(row[name]) for name in ("tokens_seen", "epochs", "val_loss")])
+        k = min(map(len, seeds.values()), default=0)
+        cube = np.array([rows[:k] for rows in seeds.values()])
+        if k < 2 or not np.isfinite(cube).all() or (cube[:, :, 0] != cube[0, :, 0]).any():
+            raise ValueError("fewer than 2 intervals, or different ones")
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"{folder} has no metrics.csv, its own or of a seed, with curves to "
+                         f"compare ({error!r:.100})") from None
+    return cube[0, :, 0], cube[0, :, 1], cube[:, :, 2]
+
+def character(tokens, epochs, loss, window=5):
+    """name -> number: what is compared between runs, of a matrix loss (n, k)."""
+    mean, best, late = loss.mean(0), int(loss.mean(0).argmin()), slice(window, None)
+    found = {"lowest mean loss (nats)": mean[best], "at million tokens": tokens[best] / 1e6,
+             "at epoch": epochs[best], "rise from there to the end": mean[-1] - mean[best]}
+    if loss.shape[1] > window + 5:  # else too short for more
+        wave = waves(loss[:, late])
+        found |= {"backslides, share of changes": (np.diff(loss)[:, late] > 0).mean(),
+                  "volatility": derive(loss, window)["volatility"][:, window + 1 :].mean(),
+                  "waves: their size (nats)": wave.std(), "waves: in common": in_common(wave),
+                  "waves: share that returns with the place": returning(wave, recurrence(epochs))}
+    if len(loss) > 1:
+        spread = loss.std(0, ddof=1)
+        found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
+    return found
+
+PUBLISHED = Path(__file__).with_name("data") / "published_observations.csv"
+
+def beside_published(run):
+    """(HTML, SVG) of this run beside the published study, if it repeats it; else ("", None)."""
+    (theirs, *_), tokens = stats.read_table(PUBLISHED), stats.read_table(PUBLISHED, "tokens_seen")
+    if np.isnan(run.published).any() or run.tokens.tolist() != tokens[0][0].tolist():
+        return "", None
+    three = {"published": theirs, "ours, same 16": run.published,
+             f"ours, {run.config['valid_windows']:,d}": run.loss}
+    a, b, wide = (Y.mean(0) for Y in three.values())
+    drawing = line_chart([(name, run.tokens[1:] / 1e6, Y.mean(0)[1:])
+                          for name, Y in three.items()], "training tokens (millions)",
+                         "mean validation loss (nats)", run.epochs[-1] / run.tokens[-1] * 1e6)
+    traits = [character(run.tokens, run.epochs, Y) for Y in three.values()]
+    gap, agree = np.abs(b - a).mean(), np.corrcoef(np.diff(a)[5:], np.diff(b)[5:])[0, 1]
+    low, theirs_low = run.intervals[b.argmin()], run.intervals[a.argmin()]
+    return paragraphs(f"""On the same 16 windows our mean differs from the published one by
+        {gap:.3f} nats on average over the {len(a)} intervals; ours is lowest at interval {low},
+        theirs at {theirs_low}; from interval 6 on our changes and theirs correlate {agree:.2f}.
+        The {run.config['valid_windows']:,d} windows begin at the same token; the 16 are an easy
+        sample, {(wide - b)[1:].min():.2f} to {(wide - b)[1:].max():.2f} nats below.""") + table(
+        ["interval", "published", *list(three)[1:], "difference"],
+        list(zip(run.intervals, *(x.tolist() for x in (a, b, wide, b - a))))) + paragraphs(
+        "What of the published ups and downs remains on more windows, from interval 5 on:") + table(
+        ["", *three], [[what, *(float(t[what]) for t in traits)] for what in traits[0]]), drawing
+
+def compare(folders):
+    """Draw the mean curves of several runs, tell their characters, and test two of a kind.
+
+    With the same seeds in both, the interaction of arm and interval is the repeated-measures
+    ANOVA of the difference of the two matrices, without interval 0, where it is 0 by
+    construction; and the size of each seed's waves is compared by a paired t test of its log.
     """
-    runs = [read_run(folder) for folder in folders]
-    path = runs[0].folder / f"compared_with_{'_'.join(run.folder.name for run in runs[1:])}.svg"
-    write_whole(path, line_chart([(run.folder.name, run.tokens / 1e3, run.loss.mean(0))
-                                  for run in runs], "training tokens (thousands)",
-                                 "mean validation loss (nats)"))
-    lines, (one, two) = [f"The curves: {path}"], runs[:2]
-    if one.seeds == two.seeds and one.intervals == two.intervals:
-        a = stats.rm_anova((one.loss - two.loss)[:, 1:])
-        lines.append(f"{one.folder.name} minus {two.folder.name} by interval: F({a.df_effect}, "
-                     f"{a.df_error}) = {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = "
-                     f"{number(a.p_gg)} (Greenhouse-Geisser)")
+    runs = {Path(folder).name: read_curves(folder) for folder in folders}
+    stem = f"compared_with_{'_'.join(list(runs)[1:])}"
+    write_whole(Path(folders[0]) / f"{stem}.svg", line_chart(
+        [(name, tokens / 1e6, loss.mean(0)) for name, (tokens, _, loss) in runs.items()],
+        "training tokens (millions)", "mean validation loss (nats)"))
+    table = {name: character(*run) for name, run in runs.items()}
+    rows = [[what, *(float(table[name].get(what, math.nan)) for name in runs)]
+            for what in max(table.values(), key=len)]
+    write_csv(Path(folders[0]) / f"{stem}.csv", ["", *runs], rows)
+    lines = [f"The curves and this table: {Path(folders[0]) / stem}.svg and .csv"] + [
+        f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in map(str, (
+            name if isinstance(name, str) else number(name) for name in cells)))
+        for what, *cells in [["From interval 5 on, where it says no more", *runs], *rows]]
+    (one, _, Y), (two, _, Z) = list(runs.values())[:2]
+    if len(Y) > 1 and Y.shape == Z.shape and Y.shape[1] > 10 and (one == two).all():
+        a = stats.rm_anova((Y - Z)[:, 1:])
+        w = stats.pairwise_tests(np.log([waves(X[:, 5:]).std(1) for X in (Y, Z)]).T)
+        lines += [f"{' minus '.join(list(runs)[:2])}, by interval: F({a.df_effect}, {a.df_error}) "
+                  f"= {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} "
+                  "(Greenhouse-Geisser)", f"Size of the waves: {math.exp(w.mean_diff[0]):.2f} "
+                  f"times, paired t({len(Y) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
     return lines
 
 def lesson():
     """What the published study's own numbers say when one asks them again, as lines."""
-    Y = stats.read_table(Path(__file__).with_name("data") / "published_observations.csv")[0]
+    Y = stats.read_table(PUBLISHED)[0]
     m, mean, t = derive(Y), Y.mean(0), np.arange(5, 21)
     residual = mean[5:] - np.polyval(np.polyfit(t - 12, mean[5:], 3), t - 12)
     shared = in_common(m["change"][:, 6:])
@@ -743,7 +848,8 @@ def main():
     folders = parser.parse_args().folders
     try:
         for folder in folders:
-            print("\n".join(write_report(folder)))
+            if len(folders) == 1 or Path(folder, "metrics.csv").exists():
+                print("\n".join(write_report(folder)))
         for line in compare(folders) if len(folders) > 1 else [] if folders else lesson():
             print(line)
     except (InputError, OSError) as error:
