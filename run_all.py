@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from model import Llama
 from tokenizer import END_ID, InputError, write_csv, write_whole
@@ -27,14 +28,18 @@ def main():
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
                         "one on each core; under torchrun always 1 a process)")
+    parser.add_argument("--memorization", type=int, default=0, metavar="X",
+                        help="sample so many stories of the best and the last checkpoint of a seed "
+                        "and count what stands word for word in the training text (default 0)")
     args = parser.parse_args()
     # torchrun tells each process which of how many it is; without it there is one.
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # 1. Text and tokenizer, and the folder that remembers what this run is.
     try:
         config, out = config_from(args)
-        if args.workers < 0:
-            raise InputError(f"workers is {args.workers}; it must be 0 or more")
+        for name in ("workers", "memorization"):
+            if getattr(args, name) < 0:
+                raise InputError(f"{name} is {getattr(args, name)}; it must be 0 or more")
         if len(config.seeds) < 2:
             raise InputError("a study needs 2 seeds or more; train.py trains a single one")
         if n_ranks > 1 and args.restart:
@@ -64,6 +69,8 @@ def main():
             raise InputError("no seed is complete, so there is nothing to analyse")
         write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
         write_samples(config, tokenizer, out, rows[0]["seed"])
+        if args.memorization > 0:
+            write_memorization(config, text, out, rows[0]["seed"], args.memorization)
         # 4. Telemetry, statistics and the report.
         for line in telemetry.write_report(out):
             print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
@@ -71,19 +78,40 @@ def main():
         parser.error(str(error))
     sys.exit(len(complete) < len(config.seeds) and args.workers > 0)
 
-def write_samples(config, tokenizer, out, seed):
-    """samples.json: a story by the best and one by the last checkpoint of a seed."""
-    samples = {}
+def storytellers(config, out, seed, length):
+    """Yields (checkpoint's name, its interval, a function that tells another story as ids)."""
     for name in ("best", "last"):
         saved = read_checkpoint(out / f"seed_{seed}" / f"{name}.pt")
         if saved:
-            model = Llama(config.model)
+            model, chance = Llama(config.model), torch.Generator().manual_seed(seed)
             model.load_state_dict(saved["model"])
-            ids = model.generate(torch.tensor([[END_ID]]), 300, temperature=0.8, stop=END_ID,
-                                 generator=torch.Generator().manual_seed(seed))[0].tolist()
-            samples[name] = {"seed": seed, "interval": saved["rows"][-1]["interval"],
-                             "story": tokenizer.decode(i for i in ids if i != END_ID).strip()}
+            yield name, saved["rows"][-1]["interval"], lambda: [i for i in model.generate(
+                torch.tensor([[END_ID]]), length, temperature=0.8, stop=END_ID, generator=chance
+                )[0].tolist() if i != END_ID]
+
+def write_samples(config, tokenizer, out, seed):
+    """samples.json: a story by the best and one by the last checkpoint of a seed."""
+    samples = {name: {"seed": seed, "interval": interval, "story": tokenizer.decode(tell()).strip()}
+               for name, interval, tell in storytellers(config, out, seed, 300)}
     write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
+
+def write_memorization(config, text, out, seed, n_stories):
+    """memorization.csv: of each sampled story, and of as many validation stories, all cut to one
+    window, how many pieces of 16 tokens they have, and how many of those the training text has."""
+    pieces = lambda ids: [piece.tobytes() for piece in sliding_window_view(
+        np.array(ids, dtype=np.int64), 16)] if len(ids) >= 16 else []
+    known, length, rows = set(pieces(text.train)), config.block_size, []
+    ends = np.flatnonzero(text.valid == END_ID)[: n_stories]
+    stories = [("validation text", story[story != END_ID][: length]) for story in
+               np.split(text.valid, ends + 1)[: len(ends)]]
+    for name, interval, tell in storytellers(config, out, seed, length):
+        for number in range(n_stories):
+            if sys.stderr.isatty():
+                print(f"{name}: story {number + 1} of {n_stories}", end="\r", file=sys.stderr)
+            stories.append((f"{name} (interval {interval})", tell()))
+    for source, story in stories:
+        rows.append([source, len(pieces(story)), sum(p in known for p in pieces(story))])
+    write_csv(out / "memorization.csv", ["source", "pieces", "verbatim"], rows)
 
 # ---------------------------------------------------------------- one process a seed
 

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 import stats
 from stats import InputError
@@ -269,8 +270,10 @@ def figures(run):
     signs[t.b, t.a] = np.select([np.isnan(t.p), t.p_adjusted >= stats.ALPHA, t.mean_diff < 0],
                                 ["?", "", "+"], "–")
     some_intervals = [run.intervals[i] for i in some]
-    repeated = beside_published(run)[1]
+    repeated, learned = beside_published(run)[1], memorized(run)[1]
     return {
+        **({"memorization": (learned, "What stands word for word in the training text.")}
+           if learned else {}),
         **({"published": (repeated, "The published study and its repetition, from interval 1 on.")}
            if repeated else {}),
         "loss_by_seed": (line_chart(by_seed(run.loss), x_label, "validation loss (nats)", epochs),
@@ -715,6 +718,8 @@ def sections(run):
                 Greenhouse-Geisser p values and names repetition of the corpus among the possible
                 causes; the order of the text, the 16 validation windows and the spike rule are
                 known from its author's repository."""),
+        **({"What was learned by heart": drawn["memorization"] + memorized(run)[0]}
+           if "memorization" in drawn else {}),
         "Two stories": "".join(
             f"<p>By the {name} checkpoint of seed {seed} (interval {interval}):</p>"
             f"<blockquote>{story}</blockquote>\n" for name, seed, interval, story in samples)}
@@ -769,6 +774,32 @@ def character(tokens, epochs, loss, window=5):
         spread = loss.std(0, ddof=1)
         found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
     return found
+
+def memorized(run):
+    """(HTML, SVG) of memorization.csv, which run_all.py --memorization writes; else ("", None)."""
+    path = run.folder / "memorization.csv"
+    if not path.exists():
+        return "", None
+    shares = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if int(row["pieces"]):
+                    shares.setdefault(row["source"], []).append(
+                        int(row["verbatim"]) / int(row["pieces"]))
+        base, best, last = shares.values()
+    except (ValueError, TypeError, KeyError, csv.Error):
+        raise InputError(f"{path} is damaged; delete it; --memorization makes it again") from None
+    tests = [scipy.stats.mannwhitneyu(last, other).pvalue for other in (best, base)]
+    rows = [[name, len(x), float(np.mean(x)), float(np.median(x)), float(np.mean(np.equal(x, 1)))]
+            for name, x in shares.items()]
+    return table(["source", "stories", "share of pieces found, mean", "median", "whole stories"],
+                 rows) + paragraphs(f"""Of each story the first {run.config['block_size']} tokens,
+        sampled at temperature 0.8; a piece is 16 tokens in a row, found if the training text has
+        them in that order. Mann-Whitney over stories, last checkpoint against the best: p =
+        {number(tests[0])}; against the validation text, the base rate: p = {number(tests[1])}."""
+        ), line_chart([(name, np.linspace(0, 100, len(x)), np.sort(x)) for name, x in
+                       shares.items()], "stories, from least to most (%)", "share found verbatim")
 
 PUBLISHED = Path(__file__).with_name("data") / "published_observations.csv"
 

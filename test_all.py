@@ -641,16 +641,18 @@ def test_telemetry_patience():
     stop = telemetry.patience_stop
     assert [stop([3, 2, 4, 5, 1], p) for p in (1, 2, 3)] == [2, 3, 4]
 
-def published_run(at):
-    """The published observations as a run folder."""
+def published_run(at, published_less=0.0):
+    """The published observations as a run folder, with or without a second validation loss."""
     config = vars(train.StudyConfig(**{**train.PRESETS["paper"], "preset": "paper"})) | {
         "text": "TinyStories", "train_documents": 2000, "train_tokens": 428_628}
     (at / "config.json").write_text(json.dumps(config), encoding="utf-8")
     Y, seeds, intervals, _ = stats.read_table(PUBLISHED)
     tokens = stats.read_table(PUBLISHED, "tokens_seen")[0][0]
-    names = "seed interval tokens_seen epochs train_loss val_loss val_loss_se val_change_se"
+    names = ("seed interval tokens_seen epochs train_loss val_loss val_loss_se val_change_se "
+             "val_loss_published")
     tokenizer.write_csv(at / "metrics.csv", names.split(), [
-        [s, i, int(tokens[i]), tokens[i] / 428_499, y if i else "", y, 0.03, 0.01 if i else ""]
+        [s, i, int(tokens[i]), tokens[i] / 428_499, y if i else "", y, 0.03, 0.01 if i else "",
+         y + published_less if published_less else ""]
         for s, row in zip(seeds, Y) for i, y in zip(intervals, row)])
     return telemetry.read_run(at)
 
@@ -673,6 +675,53 @@ def test_telemetry_audit_of_the_published_study():
         assert named[0] == "1" and named[-1] in ("10", "15", "20"), named  # the true intervals
         verdicts = [answer.verdict.split(" H0")[0] for answer in run.answers]
         assert verdicts == ["reject", "reject", "reject", "fail to reject"], run.answers
+
+def test_telemetry_every_third_measurement_returns_to_its_place():
+    """The published waves: of all 16, those at intervals 7, 10, ... 19 alone lie below at their
+    place, and the place explains 0.73 of them; none of a straight line, all of a planted one."""
+    Y, epochs = stats.read_table(PUBLISHED)[0], np.arange(21) * 1_000_400 / 428_499
+    wave = telemetry.waves(Y[:, 5:])  # the trend's range matters
+    mean = wave.mean(0)
+    assert mean[2::3].round(3).tolist() == [-0.076, -0.027, -0.047, -0.040, -0.022]
+    assert mean[1::3].min() > 0 and telemetry.recurrence(epochs) == 3
+    assert round(telemetry.returning(wave, 3), 2) == 0.73
+    line = telemetry.waves(np.arange(16.0)[None] ** 3)
+    assert np.abs(line).max() < 1e-9 and telemetry.recurrence(np.arange(21) * 0.02) == 0
+    same(telemetry.returning(np.tile([[1.0, 0, -1]], (2, 5)), 3), 1)
+
+def test_telemetry_compares_runs_whole_or_not():
+    """Beside a run its table shows one still going on; of two runs with the same seeds a planted
+    difference is found, and the interaction is the anova of the difference."""
+    with folder() as at:
+        for name in ("one", "two", "three/seed_1"):
+            (at / name).mkdir(parents=True)
+        one = published_run(at / "one")
+        config = (at / "one" / "config.json").read_text(encoding="utf-8")
+        (at / "two" / "config.json").write_text(config, encoding="utf-8")
+        Z = one.loss + np.linspace(0, 1, 21) * np.arange(1, 7)[:, None]
+        header = "seed interval tokens_seen epochs val_loss".split()
+        for path, losses in (("two", Z), ("three/seed_1", Z[:1, :4])):
+            tokenizer.write_csv(at / path / "metrics.csv", header, [
+                [s, t, one.tokens[t], one.epochs[t], y]
+                for s, row in zip(one.seeds, losses) for t, y in enumerate(row)])
+        lines = telemetry.compare([at / "one", at / "two", at / "three"])
+        a = stats.rm_anova((one.loss - Z)[:, 1:])
+        assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
+        assert "Size of the waves: 1.00 times" in lines[-1]  # a straight line makes no waves
+        table = list(csv.reader(open(at / "one" / "compared_with_two_three.csv", encoding="utf-8")))
+        assert table[0] == ["", "one", "two", "three"] and table[6][0] == "volatility"
+        same([float(x) for x in table[1][1:]], [one.loss.mean(0).min(), Z.mean(0).min(), Z[0, 3]])
+        assert table[6][3] == "" and float(table[3][1]) == one.epochs[4]
+        refused(lambda: telemetry.compare([at / "one", at]), "no metrics.csv")
+
+def test_telemetry_beside_the_published_study():
+    """A run of the published length is laid beside the published means, interval by interval."""
+    with folder() as at:
+        text, drawing = telemetry.beside_published(published_run(at, 0.25))
+        assert "by 0.250 nats on average over the 21" in " ".join(text.split())
+        assert "correlate 1.00" in text and "lowest at interval 4" in text and "same 16" in drawing
+        assert text.count("<tr>") == 22 + 12 and text.count("<td class=n>0.25</td>") == 21
+        assert telemetry.beside_published(published_run(at)) == ("", None)
 
 def test_telemetry_figures_are_whole():
     """Every figure is well-formed XML; also for 40 seeds, missing values and flat lines."""
@@ -921,6 +970,26 @@ def test_run_all_is_the_same_after_a_kill():
         assert len(left) <= 1, left  # what a kill -9 cuts stays under its temporary name
         check_report(at / "a")
         check_refusals(at / "a")
+
+def test_run_all_finds_what_was_learned_by_heart():
+    """Pieces of 16 tokens are counted where they stand, stories end where they end, and a model
+    that can only recite its text is caught reciting it."""
+    text = np.array([*range(40), 256, *range(60, 90), 256])
+    class Reciter:
+        generate = lambda self, *_, **__: torch.tensor([[256, *text[3:23], 999]])
+        load_state_dict = print
+    saved = {"model": "", "rows": [{"interval": 7}]}
+    valid = np.array([*range(60, 80), 256, *range(100, 110), 256, *range(8, 200)])
+    with folder() as at, patch.object(run_all, "Llama", lambda _: Reciter()), patch.object(
+            run_all, "read_checkpoint", lambda _: saved), contextlib.redirect_stdout(io.StringIO()):
+        config = replace(SMOKE, block_size=21)
+        run_all.write_memorization(config, train.Text(text, valid, 1), at, 101, 2)
+        rows = list(csv.reader(open(at / "memorization.csv", encoding="utf-8")))[1:]
+        assert rows == [["validation text", "5", "5"], ["validation text", "0", "0"]] + [
+            [f"{name} (interval 7)", "6", "5"] for name in ("best", "last") for _ in range(2)]
+        run = replace(published_run(at), folder=at)
+        table, drawing = telemetry.memorized(run)
+        assert "0.8333" in table and "last (interval 7)" in drawing
 
 def test_run_all_restarts_a_killed_worker():
     """A worker that is killed is started again and ends with the same bits."""
