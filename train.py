@@ -456,7 +456,7 @@ def open_run(config, out, restart=False):
         # (Another process of the same run may be writing config.json at this moment.)
         old, ours = None, not any(path.name[0] != "." for path in out.glob("*")
                                   if path.name != "config.json")
-    except (ValueError, TypeError, NotADirectoryError):
+    except (ValueError, TypeError, NotADirectoryError, RecursionError):
         ours = False
     if not ours:
         raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
