@@ -33,7 +33,8 @@ def main():
                         "and count what stands word for word in the training text (default 0)")
     args = parser.parse_args()
     # torchrun tells each process which of how many it is; without it there is one.
-    rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    ranks = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")] if (
+        "RANK" in os.environ) else ["0", "1"]
     # 1. Text and tokenizer, and the folder that remembers what this run is.
     try:
         config, out = config_from(args)
@@ -42,6 +43,10 @@ def main():
                 raise InputError(f"{name} is {getattr(args, name)}; it must be 0 or more")
         if len(config.seeds) < 2:
             raise InputError("a study needs 2 seeds or more; train.py trains a single one")
+        if not all(map(str.isdecimal, ranks)) or not int(ranks[0]) < int(ranks[1]):
+            raise InputError(f"RANK and WORLD_SIZE are {' and '.join(ranks)}, which torchrun does "
+                             "not set; unset them, or start with torchrun")
+        rank, n_ranks = map(int, ranks)
         if n_ranks > 1 and args.restart:
             raise InputError("--restart and torchrun do not go together; give a new --out")
         text, tokenizer, facts = open_run(config, out, args.restart)
@@ -123,7 +128,7 @@ def is_complete(config, seed, out):
 def left_out(seed, out):
     """Why a seed came to an end that the same command would repeat, or None."""
     path = out / f"seed_{seed}" / "left_out.txt"
-    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 def wait_for_all(config, seeds, out, problems):
     """Wait until each seed is complete or left out, whichever process trains it; one of ours that
@@ -248,8 +253,11 @@ class Progress:
         return f"seed {seed:<5d} {'█' * full}{'░' * (n - full)} {words}"[:width]
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("\nStopped. Nothing measured is lost; the same command continues from there.")
+    except OSError as error:  # of a file in the run folder, or of the pipe that we print to
+        sys.exit(f"run_all.py: {error}")

@@ -122,9 +122,12 @@ def rules(config):
     names = ("spike_factor", "spike_floor", "stable_quantile", "stable_backslides")
     return {"window": config["volatility_window"], **{name: config[name] for name in names}}
 
-NUMBERS = ("volatility_window spike_factor spike_floor stable_quantile stable_backslides "
-           "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
-           "train_tokens").split()
+# What a config.json must hold for a report: name -> (type, least, most).
+LIMITS = {"volatility_window": (int, 2, 1000), "stable_backslides": (int, 0, 1000),
+          "spike_factor": (float, 0, 100), "spike_floor": (float, 0, 100),
+          "stable_quantile": (float, 0, 1), **{name: (int, 1, 10**15) for name in (
+              "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
+              "train_tokens").split()}}
 
 def read_run(folder):
     """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
@@ -132,6 +135,8 @@ def read_run(folder):
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} is not the folder of a run: it has no config.json")
     loss, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
+    if len(intervals) < 4:
+        raise InputError(f"{folder} has {len(intervals)} intervals; a report needs 4 or more")
     column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
                                      for interval in intervals] for seed in seeds])
     windows = None  # a published table comes without them
@@ -139,22 +144,29 @@ def read_run(folder):
         with open(folder / "metrics.csv", encoding="utf-8-sig", newline="") as file:
             cells = {(int(row["seed"]), int(row["interval"])): row for row in csv.DictReader(file)}
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for name in NUMBERS:
-            config[name] + 0  # a TypeError if it is not a number
-        config["text"] + config["preset"] + config["seed_decides"]
+        for name, (kind, least, most) in LIMITS.items():
+            if type(config[name]) not in (kind, int) or not least <= config[name] <= most:
+                raise ValueError(f"{name} is {config[name]!r:.40}")
+        for name in ("preset", "text", "seed_decides"):
+            config[name].encode("utf-8")
         files = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
         if all(file.exists() for file in files):
             windows = np.stack([np.load(file) for file in files])
             np.testing.assert_allclose(windows.mean(-1), loss, rtol=1e-6)
-        for s in set(config["seeds"]) - set(seeds):
+        tokens, epochs, train_loss = map(column, ("tokens_seen", "epochs", "train_loss"))
+        if (not (np.diff(tokens[0]) > 0).all() or not np.isfinite([tokens, epochs]).all()
+                or (np.abs(train_loss) > 1e300).any() or tokens[0, 0] < 0):
+            raise ValueError("tokens_seen, epochs or train_loss has a number that cannot be")
+        for s in sorted({int(s) for s in config["seeds"]} - set(seeds)):
             why = folder / f"seed_{s}" / "left_out.txt"
             notes.append(f"Seed {s} is left out: " + (
-                why.read_text(encoding="utf-8").strip() if why.exists() else "it is not complete"))
-        return Run(folder, config, seeds, intervals, column("tokens_seen")[0],
-                   column("epochs")[0], loss, column("train_loss"), column("val_loss_se"),
-                   column("val_change_se"), column("val_loss_published"), windows,
-                   derive(loss, **rules(config)), notes)
-    except (ValueError, TypeError, KeyError, EOFError, RecursionError, AssertionError) as error:
+                why.read_text(encoding="utf-8", errors="replace").strip() if why.is_file()
+                else "it is not complete"))
+        return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss,
+                   column("val_loss_se"), column("val_change_se"), column("val_loss_published"),
+                   windows, derive(loss, **rules(config)), notes)
+    except (ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError,
+            AssertionError) as error:
         raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
                          f"({type(error).__name__}: {error}"[:160] + "); the command that made "
                          "the run writes all but config.json again") from None
@@ -204,7 +216,7 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
            label(0, 0, y_label, more=f'transform="translate(15 {(TOP + BOTTOM) / 2}) rotate(-90)"')]
     for v in ticks(y0, y1):
         out.append(stroke(f"{LEFT},{Y(v):.1f} {RIGHT},{Y(v):.1f}", 'stroke="#ddd"'))
-        out.append(label(LEFT - 7, Y(v) + 4, f"{10**v:.2g}" if log else f"{v:.6g}", "end"))
+        out.append(label(LEFT - 7, Y(v) + 4, f"{10.0**v:.2g}" if log else f"{v:.6g}", "end"))
     for v in ticks(x0, x1):
         out.append(stroke(f"{X(v):.1f},{BOTTOM} {X(v):.1f},{BOTTOM + 5}", 'stroke="#333"'))
         out.append(label(X(v), BOTTOM + 19, f"{v:.6g}"))
@@ -887,5 +899,6 @@ def main():
         parser.error(str(error))
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     main()

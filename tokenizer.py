@@ -189,7 +189,8 @@ class BPETokenizer:
                 sizes.append(sizes[left] + sizes[right])
                 if min(left, right) < 0 or END_ID in (left, right) or sizes[-1] > 256:
                     raise ValueError("no merge of this program")
-            whole = len(set(merges)) == len(merges)
+            numbers = [row[0] for row in saved["merges"]]
+            whole = len(set(merges)) == len(merges) and numbers == list(range(257, len(sizes)))
         except (ValueError, TypeError, LookupError, RecursionError):
             whole = False
         if not whole:
@@ -242,7 +243,8 @@ def write_whole(path, content, keep=None):
         if path.exists() and not path.is_file():
             raise OSError(None, "it is not an ordinary file")
         with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.write(content.encode("utf-8", errors="replace")
+                       if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
         with contextlib.suppress(FileNotFoundError):
@@ -287,6 +289,8 @@ def main():
     args = parser.parse_args()
     try:
         if args.command == "train":
+            if Path(args.out).resolve() == Path(args.textfile).resolve():
+                raise InputError(f"--out {args.out} is the text itself; choose another name")
             tokenizer = BPETokenizer.train(read_documents(args.textfile), args.vocab_size)
             tokenizer.save(args.out)
             print(f"{tokenizer.vocab_size} tokens saved in {args.out}")
@@ -300,5 +304,6 @@ def main():
         parser.error(str(error))
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     main()

@@ -43,9 +43,9 @@ class StudyConfig:
     corpus: str = setting("embedded", "", None, ["embedded", "tinystories"], "where text is from")
     train_file: list = setting([], "file", None, None, "training text in place of the corpus")
     valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
-    train_stories: int = setting(24, "stories", 1, 10**6, "training text, from its start")
-    valid_stories: int = setting(60, "stories", 1, 10**6, "validation text, from its start")
-    tokenizer_stories: int = setting(24, "stories", 1, 10**6, "what the tokenizer learns from")
+    train_stories: int = setting(24, "stories", 1, 10**5, "training text, from its start")
+    valid_stories: int = setting(60, "stories", 1, 10**5, "validation text, from its start")
+    tokenizer_stories: int = setting(24, "stories", 1, 10**5, "what the tokenizer learns from")
     vocab_size: int = setting(1024, "tokens", 257, 65536, "vocabulary")
     # model
     block_size: int = setting(64, "tokens", 4, 2048, "length of a window")
@@ -92,12 +92,16 @@ class StudyConfig:
             (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
             (bool(self.train_file) == bool(self.valid_file), "--train_file and --valid_file go "
              "together; give both or neither"),
-            (self.tokens_per_step <= self.interval_tokens <= self.total_tokens / 2,
-             f"interval_tokens must lie between one step ({self.tokens_per_step} tokens) and half "
-             f"of total_tokens ({self.total_tokens})"),
+            (self.tokens_per_step <= self.interval_tokens <= self.total_tokens / 3,
+             f"interval_tokens must lie between one step ({self.tokens_per_step} tokens) and a "
+             f"third of total_tokens ({self.total_tokens})"),
+            (self.total_tokens / self.interval_tokens <= 10**4,
+             "total_tokens must not be more than 10,000 times interval_tokens"),
             (self.published_windows <= self.valid_windows, "published_windows is too large"),
             (self.n_embd % (2 * self.n_head) == 0, f"n_embd must be a multiple of "
              f"{2 * self.n_head}, for {self.n_head} heads of an even size"),
+            (self.n_embd % (2 * self.n_head) or training_flops_per_token(self.model) < 1e10,
+             "this would be a model of more than a billion parameters; lower n_layer or n_embd"),
             (self.device == "cpu" or getattr(torch, self.device).is_available(),
              f"torch finds no {self.device} on this machine; leave out --device"),
         ):
@@ -346,7 +350,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     optimizer = make_optimizer(model, config)
     folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
     folder.mkdir(parents=True, exist_ok=True)
-    saved = newest_checkpoint(folder)
+    saved = newest_checkpoint(folder, seed)
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -413,11 +417,11 @@ def read_checkpoint(path):
     except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError):
         print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
 
-def newest_checkpoint(folder):
+def newest_checkpoint(folder, seed):
     """The newest whole checkpoint of a seed, or None; if not the last, it says which."""
     for name in ("last", "previous", "best"):
         saved = read_checkpoint(folder / f"{name}.pt")
-        if saved:
+        if saved and saved["rows"][-1]["seed"] == seed:  # not one that was copied from another
             if name != "last":
                 print(f"{folder.name} continues from {name}.pt, interval {len(saved['rows']) - 1}",
                       file=sys.stderr)
@@ -451,7 +455,7 @@ def open_run(config, out, restart=False):
                 "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
     try:
         old = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        ours = "model.py" in old and "seeds" in old
+        ours = isinstance(old, dict) and "model.py" in old and "seeds" in old
     except FileNotFoundError:
         # (Another process of the same run may be writing config.json at this moment.)
         old, ours = None, not any(path.name[0] != "." for path in out.glob("*")
