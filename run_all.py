@@ -69,9 +69,10 @@ def main():
     try:
         # A complete seed has nothing left to train: this sets its tables right and reads them.
         complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
+        if len(complete) < 2:
+            raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete; a study "
+                             "needs 2: give the command again, without --workers 0")
         rows = [row for seed in complete for row in train_seed(config, seed, text, out)]
-        if not rows:
-            raise InputError("no seed is complete, so there is nothing to analyse")
         write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
         write_samples(config, tokenizer, out, rows[0]["seed"])
         if args.memorization > 0:
@@ -149,9 +150,9 @@ def train_all(config, seeds, out, n_workers, live=True):
     run at once. The processes are spawned, as on every system, and tell their progress by pipes.
     """
     context, progress = multiprocessing.get_context("spawn"), Progress(config, live)
-    problems = {seed: why for seed in seeds if (why := left_out(seed, out))}
-    waiting = [seed for seed in seeds if n_workers and seed not in problems
-               and not is_complete(config, seed, out)]
+    missing = [seed for seed in seeds if not is_complete(config, seed, out)]
+    problems = {seed: why for seed in missing if (why := left_out(seed, out))}
+    waiting = [seed for seed in missing if n_workers and seed not in problems]
     running, retries = {}, dict.fromkeys(waiting, 3)
     while waiting or running:
         while waiting and len(running) < n_workers:

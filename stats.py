@@ -287,7 +287,8 @@ def complete(Y, seeds, intervals):
               for seed, gap in zip(seeds, gaps) if (where := list(compress(intervals, gap)))]
     Y, seeds = Y[~gaps.any(axis=1)], list(compress(seeds, ~gaps.any(axis=1)))
     if min(Y.shape) < 2:
-        raise InputError("; ".join(["fewer than 2 complete seeds or intervals are left", *notes]))
+        raise InputError("; ".join(["fewer than 2 complete seeds or intervals are left: add some",
+                                    *notes]))
     return Y, seeds, intervals, [note + ": dropped" for note in notes]
 
 def number(text):
@@ -307,7 +308,8 @@ def read_rows(path):
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}: not csv in UTF-8") from None
+        raise InputError(f"{path}, after line {reader.line_num}: {error}: save it as csv in "
+                         "UTF-8") from None
     return [(line, row) for line, row in rows if any(row)]
 
 def read_table(path, dv="val_loss"):
@@ -319,7 +321,7 @@ def read_table(path, dv="val_loss"):
     header, wanted, table = rows[0][1], ("seed", "interval", dv), {}
     if any(header.count(name) != 1 for name in wanted):
         raise InputError(f"{path} needs the columns {', '.join(wanted)}, once each, and has "
-                         f"{', '.join(header) or 'none: it is empty'}; rename, or choose with --dv")
+                         f"{', '.join(header)[:200] or 'none: it is empty'}; rename, or choose --dv")
     for line, row in rows[1:]:
         place, cells = f"{path}, line {line}", dict(zip(header, row))
         if len(row) != len(header):
@@ -335,6 +337,8 @@ def read_table(path, dv="val_loss"):
         if table.setdefault((seed, interval), (line, value))[0] != line:
             raise InputError(f"{place}: seed {seed}, interval {interval} is in line "
                              f"{table[seed, interval][0]} already: delete one")
+    if not table:
+        raise InputError(f"{path} has no row below its header: add some")
     seeds = sorted({seed for seed, _ in table}, key=lambda seed: (isinstance(seed, str), seed))
     intervals = sorted({interval for _, interval in table})
     Y = [[table.get((seed, x), (0, math.nan))[1] for x in intervals] for seed in seeds]
@@ -439,6 +443,8 @@ def main(argv=None):
     parser.add_argument("--dv", default="val_loss", help="the variable to analyse")
     parser.add_argument("--json", action="store_true", help="print data for another program")
     args = parser.parse_args(argv)
+    if args.file is None and (args.json or args.dv != "val_loss"):
+        parser.error("--json and --dv go with a file; name one")
     try:
         lines = lesson()
         if args.file is not None:
@@ -455,6 +461,8 @@ def main(argv=None):
         return 2
     except BrokenPipeError:  # the reader (head, say) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        parser.error(str(error))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,6 +16,7 @@ from collections import namedtuple
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import scipy.stats
@@ -152,7 +153,8 @@ def read_run(folder):
         files = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
         if all(file.exists() for file in files):
             windows = np.stack([np.load(file) for file in files])
-            np.testing.assert_allclose(windows.mean(-1), loss, rtol=1e-6)
+            if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
+                raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
         tokens, epochs, train_loss = map(column, ("tokens_seen", "epochs", "train_loss"))
         if (not (np.diff(tokens[0]) > 0).all() or not np.isfinite([tokens, epochs]).all()
                 or (np.abs(train_loss) > 1e300).any() or tokens[0, 0] < 0):
@@ -166,7 +168,7 @@ def read_run(folder):
                    column("val_loss_se"), column("val_change_se"), column("val_loss_published"),
                    windows, derive(loss, **rules(config)), notes)
     except (ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError,
-            AssertionError) as error:
+            MemoryError, TokenError) as error:
         raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
                          f"({type(error).__name__}: {error}"[:160] + "); the command that made "
                          "the run writes all but config.json again") from None

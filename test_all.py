@@ -913,7 +913,7 @@ def test_stats_read_table():
             ("", "empty"), (ok + "2,1,inf\n", "line 5", "val_loss"), (ok + "2,1,x\n", "'x'"),
             (ok + "2,0,3\n", "line 5", "line 4"), (ok + "2,1\n", "line 5"), (b"\xff\xfe", "UTF-8"),
             (ok + "2,,4\n", "interval"), (ok + ",1,4\n", "column seed"), (ok, "seed 2"),
-            (ok[:23], "2"), ("a,b\n", "seed, interval, val_loss", "a, b"), (ok + "2,1,1_0", "1_0"),
+            (ok[:23], "no row"), ("a,b\n", "seed, interval, val_loss", "a, b"), (ok + "2,1,1_0", "1_0"),
             (ok + "2,1,\x00\n", "line 5"), (ok + "2,1," + "9" * 200000, "line 5")):
         path, said, printed = table_file(text), io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
@@ -1088,7 +1088,7 @@ def check_refusals(run):
         assert status == 2 and "model.py" in err and "--restart" in err, err
         status, out, err = command("run_all.py", *TINY_RUN, "--restart", "--workers", 0, "--out",
                                    copy / "runs" / "none", cwd=copy)
-        assert status == 2 and "no seed is complete" in err, err
+        assert status == 2 and "0 of 2 seeds are complete" in err, err
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 # ---------------------------------------------------------------- the runner

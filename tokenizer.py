@@ -193,6 +193,9 @@ class BPETokenizer:
             whole = len(set(merges)) == len(merges) and numbers == list(range(257, len(sizes)))
         except (ValueError, TypeError, LookupError, RecursionError):
             whole = False
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; name a file that this "
+                             "program saved") from None
         if not whole:
             raise InputError(f"{path} is not a tokenizer that this program saved; train it again")
         if saved.get("chunk") != CHUNK.pattern:
@@ -251,7 +254,8 @@ def write_whole(path, content, keep=None):
             os.replace(path, keep or path)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error.strerror}; make room or choose another place "
                       "and give the same command again") from None
 
@@ -286,6 +290,8 @@ def main():
     show = commands.add_parser("show", help="show the ids and pieces of a text")
     show.add_argument("tokenizer", help="a file that `train` saved")
     show.add_argument("text")
+    for part in (parser, train, show):
+        part.error = lambda message: parser.exit(2, f"tokenizer.py: {message}\n")
     args = parser.parse_args()
     try:
         if args.command == "train":

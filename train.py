@@ -213,7 +213,7 @@ def prepare_text(config):
         joined = "\n\n".join(documents).encode("utf-8")
         if len(ids[name]) < need:
             raise InputError(f"the {name} text has {len(ids[name])} tokens and these settings need "
-                             f"{need}; give more, or lower block_size or valid_windows")
+                             f"{need}; give more, or lower block_size, valid_start or windows")
         facts |= {f"{name}_documents": len(documents), f"{name}_tokens": len(ids[name]),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
     text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in ids["valid"][
@@ -296,7 +296,7 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
         # Paired: what makes a window hard is in both losses and cancels in the difference.
         "val_change_se": math.nan if before is None else standard_error(losses - before),
         "val_loss_published": float(published.mean()) if len(published) else math.nan,
-        "val_ppl": float(np.exp(loss)),
+        "val_ppl": float(np.exp(min(loss, 700.0))),
         # Comparable between vocabularies, as the loss of a token is not.
         "bits_per_byte": float(losses.sum() * config.block_size / math.log(2) / text.target_bytes),
         "learning_rate": learning_rate(tokens, config),
@@ -404,7 +404,7 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     write_tables(folder, rows, windows)
 
 def read_checkpoint(path):
-    """What `save_checkpoint` wrote, or None; a damaged file is named, and counts as none."""
+    """What `save_checkpoint` wrote, None if it is not there, False if it is damaged (and named)."""
     try:
         content = path.read_bytes()
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
@@ -416,17 +416,21 @@ def read_checkpoint(path):
         return None
     except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError):
         print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
+        return False
 
 def newest_checkpoint(folder, seed):
     """The newest whole checkpoint of a seed, or None; if not the last, it says which."""
+    there = any(folder.glob("*.pt"))
     for name in ("last", "previous", "best"):
         saved = read_checkpoint(folder / f"{name}.pt")
-        if saved and saved["rows"][-1]["seed"] == seed:  # not one that was copied from another
+        if saved and saved["rows"][-1]["seed"] == seed:  # not one copied from another seed
             if name != "last":
                 print(f"{folder.name} continues from {name}.pt, interval {len(saved['rows']) - 1}",
                       file=sys.stderr)
             return saved
-    if any(folder.glob("*.pt")):
+        if saved is not None:  # or a whole one would make room for it
+            (folder / f"{name}.pt").unlink(missing_ok=True)
+    if there:
         print(f"{folder.name} has no whole checkpoint and starts again", file=sys.stderr)
 
 def write_tables(folder, rows, windows):
@@ -465,6 +469,7 @@ def open_run(config, out, restart=False):
     if not ours:
         raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
                          "folder with --out, or clear this one yourself")
+    out = out.resolve()
     if old and restart:
         old, number = None, 1
         while (aside := out.with_name(f"{out.name}.old{number}")).exists():
@@ -477,7 +482,11 @@ def open_run(config, out, restart=False):
         raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
                          "another folder with --out, or put the old run aside with --restart")
     if not old:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another "
+                             "with --out") from None
         identity |= {"threads": 1, "machine": f"{platform.system()} {platform.machine()}"}
         write_whole(out / "config.json", json.dumps(identity, indent=1) + "\n")
     buffer = io.BytesIO()
@@ -579,6 +588,8 @@ def main():
     args = parser.parse_args()
     if args.benchmark:
         return benchmark(args.json)
+    if args.json:
+        parser.error("--json goes with --benchmark")
     try:
         config, out = config_from(args)
         seed = config.seeds[0] if args.seed is None else args.seed
@@ -596,4 +607,7 @@ def print_row(seed, tokens_seen, row):
               f"validation loss {row['val_loss']:.4f}", flush=True)
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Nothing measured is lost; the same command continues from there.")

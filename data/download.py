@@ -95,7 +95,7 @@ def fetch(url, path, first_bytes=None, sha256=None, revisable=False):
         try:
             receive(url, part, first_bytes)
             break
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # the last: numbers that are none
             wait_or_give_up(error, attempt, url, part)
     content = read_checked(part, first_bytes, sha256, revisable)
     os.replace(part, path)
@@ -127,6 +127,7 @@ def load(corpus, folder=None):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="fetch text corpora into data/downloads/")
+    parser.error = lambda message: parser.exit(2, f"download.py: {message}\n")
     parser.add_argument("corpus", nargs="+", help=", ".join(CORPORA))
     try:
         for corpus in parser.parse_args(arguments).corpus:
