@@ -321,7 +321,7 @@ def read_table(path, dv="val_loss"):
     header, wanted, table = rows[0][1], ("seed", "interval", dv), {}
     if any(header.count(name) != 1 for name in wanted):
         raise InputError(f"{path} needs the columns {', '.join(wanted)}, once each, and has "
-                         f"{', '.join(header)[:200] or 'none: it is empty'}; rename, or choose --dv")
+                         f"{', '.join(header)[:99] or 'none: it is empty'}; rename or choose --dv")
     for line, row in rows[1:]:
         place, cells = f"{path}, line {line}", dict(zip(header, row))
         if len(row) != len(header):

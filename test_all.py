@@ -198,6 +198,16 @@ def test_tokenizer_file_is_readable_and_whole():
             (at / "bad.json").write_text(bad, encoding="utf-8")
             refused(lambda: BPETokenizer.load(at / "bad.json"), "bad.json", "train it again")
 
+def test_tokenizer_program_spares_the_text():
+    """--out may not be the text itself, and a mistake is one line."""
+    with folder() as at:
+        (at / "a.txt").write_text("aa aa", encoding="utf-8")
+        for words in (["train", at / "a.txt", "--out", at / "a.txt"], ["show", at / "b", "x"],
+                      ["x"]):
+            status, _, err = command("tokenizer.py", *words)
+            assert status == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+        assert (at / "a.txt").read_text(encoding="utf-8") == "aa aa"
+
 def test_tokenizer_reads_documents():
     """Documents are separated by lines of <|endoftext|>; bad files are named in one sentence."""
     with folder() as at:
@@ -517,6 +527,12 @@ def test_train_damaged_files_are_noticed():
                 assert ["previous.pt, interval 2", "best.pt, interval 3", "starts again"][
                     len(names) - 1] in said.getvalue(), said.getvalue()
         assert not (at / "harm").exists()
+        (at / "seed_202").mkdir()  # one copied from another seed is not used either
+        (at / "seed_202" / "last.pt").write_bytes(content)
+        with contextlib.redirect_stderr(io.StringIO()):
+            rows = train.train_seed(config, 202, text, at)
+        assert {row["seed"] for row in rows} == {202}
+        assert rows[0]["val_loss"] != whole[0]["val_loss"]
 
 def test_train_without_room_on_the_disk_loses_nothing():
     """No room: one sentence, nothing half-written; with room again, the same bits."""
@@ -724,6 +740,23 @@ def test_telemetry_beside_the_published_study():
         assert text.count("<tr>") == 22 + 12 and text.count("<td class=n>0.25</td>") == 21
         assert telemetry.beside_published(published_run(at)) == ("", None)
 
+def test_telemetry_damaged_runs_are_one_sentence():
+    """Of a config.json or metrics.csv that cannot be, the sentence names the setting or column."""
+    with folder() as at:
+        published_run(at)
+        right = json.loads((at / "config.json").read_text(encoding="utf-8"))
+        table = (at / "metrics.csv").read_text(encoding="utf-8")
+        for name, bad in (("vocab_size", 0), ("volatility_window", 5.0), ("spike_factor", 10**400),
+                          ("train_tokens", 1.5), ("text", "\ud800"), ("stable_quantile", "x")):
+            (at / "config.json").write_text(json.dumps(right | {name: bad}), encoding="utf-8")
+            refused(lambda: telemetry.write_report(at), "damaged", "encode" if name == "text"
+                    else name)
+        (at / "config.json").write_text(json.dumps(right), encoding="utf-8")
+        for bad in (table.replace(",1001472,", ",inf,"), table.replace("tokens_seen", "tokens"),
+                    table.replace(",1001472,", ",0,")):
+            (at / "metrics.csv").write_text(bad, encoding="utf-8")
+            refused(lambda: telemetry.write_report(at), "damaged", "tokens_seen")
+
 def test_telemetry_figures_are_whole():
     """Every figure is well-formed XML; also for 40 seeds, missing values and flat lines."""
     x = np.arange(30.0)
@@ -913,7 +946,8 @@ def test_stats_read_table():
             ("", "empty"), (ok + "2,1,inf\n", "line 5", "val_loss"), (ok + "2,1,x\n", "'x'"),
             (ok + "2,0,3\n", "line 5", "line 4"), (ok + "2,1\n", "line 5"), (b"\xff\xfe", "UTF-8"),
             (ok + "2,,4\n", "interval"), (ok + ",1,4\n", "column seed"), (ok, "seed 2"),
-            (ok[:23], "no row"), ("a,b\n", "seed, interval, val_loss", "a, b"), (ok + "2,1,1_0", "1_0"),
+            (ok[:23], "no row"), ("a,b\n", "seed, interval, val_loss", "a, b"),
+            (ok + "2,1,1_0", "1_0"), (ok[:35], "fewer than 2", "add some"),
             (ok + "2,1,\x00\n", "line 5"), (ok + "2,1," + "9" * 200000, "line 5")):
         path, said, printed = table_file(text), io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
@@ -1022,9 +1056,11 @@ def test_run_all_divides_the_seeds_among_ranks():
             (True, True, False), (False, False, True)]
         assert command("run_all.py", *TINY_RUN, "--out", at / "b")[0] == 0
         assert rows_of(at / "a" / "metrics.csv") == rows_of(at / "b" / "metrics.csv")
-        with patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
-            status, _, err = command("run_all.py", *TINY_RUN, "--out", at / "a", "--restart")
-        assert status == 2 and "--restart and torchrun" in err, err
+        for rank, size, words in (("1", "2", ["--restart"]), ("2", "2", []), ("x", "2", [])):
+            with patch.dict(os.environ, RANK=rank, WORLD_SIZE=size):
+                status, _, err = command("run_all.py", *TINY_RUN, "--out", at / "a", *words)
+            expected = "--restart and torchrun" if words else f"WORLD_SIZE are {rank} and {size}"
+            assert status == 2 and expected in err and "Traceback" not in err, err
 
 def test_run_all_leaves_out_a_seed_that_diverges():
     """A seed whose loss becomes nan stops with the step named, then and when asked again; the
@@ -1069,6 +1105,7 @@ def check_refusals(run):
             ([*TINY_RUN, "--peak_lr", "0.5", "--out", run], "peak_lr (was 0.004, now 0.5)"),
             (["--preset", "smoke", "--seeds", "1"], "2 seeds"),
             ([*TINY_RUN, "--out", run / "seed_101"], "neither empty nor"),
+            (["--preset", "smoke", "--total_tokens", "512"], "a third of total_tokens"),
             (["--preset", "none"], "invalid choice"), (["--none", "1"], "unrecognized"),
             (["--n_layer", "x"], "n_layer"), (["--n_layer", "0"], "n_layer"),
             (["--seeds", "1", "1"], "twice"), (["--workers", "-1"], "workers"),
