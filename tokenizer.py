@@ -114,18 +114,36 @@ def fast_bpe(documents, vocab_size):
 
 # ---------------------------------------------------------------- encoding and decoding
 
+class Chunks(dict):
+    """chunk -> its ids, worked out when first asked for: a text repeats its words."""
+
+    def __init__(self, merges):
+        super().__init__()
+        self.merges = merges
+        self.new_id = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(merges)}
+
+    def __missing__(self, chunk):
+        """Apply the merges in the order in which they were learned: the lowest new id first."""
+        ids, none = list(chunk.encode("utf-8")), FIRST_MERGE_ID + len(self.merges)
+        while len(ids) > 1:
+            new_id = min(map(self.new_id.get, zip(ids, ids[1:]), repeat(none)))
+            if new_id == none:
+                break
+            ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
+        self[chunk] = ids
+        return ids
+
 class BPETokenizer:
     """Text to ids and back. `merges` is the list of pairs that `slow_bpe` returns."""
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        self.new_id = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(self.merges)}
+        self.chunks = Chunks(self.merges)
         # The bytes of every token, built in the order in which they were learned.
         self.pieces = [bytes([i]) for i in range(256)] + [END_OF_TEXT.encode("utf-8")]
         for left, right in self.merges:
             self.pieces.append(self.pieces[left] + self.pieces[right])
         self.vocab_size = len(self.pieces)
-        self.cache = {}  # chunk -> its ids: a text repeats its words
 
     @classmethod
     def train(cls, documents, vocab_size):
@@ -139,20 +157,7 @@ class BPETokenizer:
     def encode(self, text):
         """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
         check_encodable(text, "the text")
-        chunks = CHUNK.findall(text)
-        for chunk in set(chunks).difference(self.cache):
-            self.cache[chunk] = self._encode_chunk(chunk)
-        return list(chain.from_iterable(map(self.cache.__getitem__, chunks)))
-
-    def _encode_chunk(self, chunk):
-        """Apply the merges in the order in which they were learned: the lowest new id first."""
-        ids = list(chunk.encode("utf-8"))
-        while len(ids) > 1:
-            new_id = min(map(self.new_id.get, zip(ids, ids[1:]), repeat(self.vocab_size)))
-            if new_id == self.vocab_size:
-                break
-            ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
-        return ids
+        return list(chain.from_iterable(map(self.chunks.__getitem__, CHUNK.findall(text))))
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""

@@ -502,26 +502,25 @@ def matrix_products(config):
 
     For each weight x W forward, and backward g W^T (for x) and x^T g (for W), in attention q k^T
     and the product with v, with two backward for each. Their time is the least a step can take.
+    Each has operands of its own, as in a step: what does not fit the cache comes from memory.
     """
     B, T, C = config.windows_at_once, config.block_size, config.n_embd
     N, hidden = B * T, config.model.n_hidden
     weights = config.n_layer * (4 * [(C, C)] + 2 * [(C, hidden)] + [(hidden, C)]) + [
         (C, config.vocab_size)]
-    shapes = {shape for a, b in weights for shape in ((N, a), (N, b), (a, b))}
-    full, result = ({shape: torch.randn(shape) for shape in shapes} for _ in range(2))
-    q, scores = (torch.randn(B * config.n_head, T, n) for n in (C // config.n_head, T))
-    q_result, scores_result = torch.empty_like(q), torch.empty_like(scores)
+    operands = [[torch.randn(shape) for shape in 2 * [(N, a), (a, b), (N, b)]] for a, b in weights]
+    attention = [[torch.randn(B * config.n_head, T, n) for n in 2 * (C // config.n_head, T)]
+                 for _ in range(3 * config.n_layer)]
 
     def run():
         for _ in range(config.windows_per_step // B):
-            for a, b in weights:
-                x, w, g = full[N, a], full[a, b], full[N, b]
-                torch.mm(x, w, out=result[N, b])
-                torch.mm(g, w.T, out=result[N, a])
-                torch.mm(x.T, g, out=result[a, b])
-            for _ in range(3 * config.n_layer):
-                torch.bmm(q, q.transpose(1, 2), out=scores_result)
-                torch.bmm(scores, q, out=q_result)
+            for x, w, g, for_x, for_w, y in operands:
+                torch.mm(x, w, out=y)
+                torch.mm(g, w.T, out=for_x)
+                torch.mm(x.T, g, out=for_w)
+            for q, scores, for_q, for_scores in attention:
+                torch.bmm(q, q.transpose(1, 2), out=for_scores)
+                torch.bmm(scores, q, out=for_q)
     return run
 
 def benchmark_worker(number, cases, barrier, results, seconds):
