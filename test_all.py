@@ -1,6 +1,6 @@
 """Chapter 7. Tests: each is a sentence that must hold, checked against something independent.
 
-    python test_all.py                 all of them, offline (1.5 minutes on two cores)
+    python test_all.py                 all of them, offline (2.5 minutes on two cores)
     python test_all.py stats           those of one file: data, tokenizer, model, train,
                                        telemetry, stats or run_all
 
