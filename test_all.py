@@ -523,6 +523,7 @@ def test_train_damaged_files_are_noticed():
                 with contextlib.redirect_stderr(io.StringIO()) as said:
                     again = train.train_seed(config, 101, text, at)
                 assert without_times(again) == without_times(whole)
+                assert len(train.read_checkpoint(last)["rows"]) == 4  # so the seed is complete
                 assert said.getvalue().count("not used") == len(names), said.getvalue()
                 assert ["previous.pt, interval 2", "best.pt, interval 3", "starts again"][
                     len(names) - 1] in said.getvalue(), said.getvalue()

@@ -427,6 +427,7 @@ def newest_checkpoint(folder, seed):
             if name != "last":
                 print(f"{folder.name} continues from {name}.pt, interval {len(saved['rows']) - 1}",
                       file=sys.stderr)
+                write_whole(folder / "last.pt", (folder / f"{name}.pt").read_bytes())
             return saved
         if saved is not None:  # or a whole one would make room for it
             (folder / f"{name}.pt").unlink(missing_ok=True)
