@@ -15,6 +15,7 @@ the vocabulary, H heads of D = C / H numbers.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,9 @@ class ModelConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 256
+    architecture: str = "llama"  # this and the next two: for the ladder, at the end of the file
+    positions: str = "rotary"
+    n_flat: int = 256  # width of the hidden layers of `mlp`
     rope_base: float = 10000.0
     norm_eps: float = 1e-6
     init_std: float = 0.02
@@ -153,6 +157,12 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), table)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
+def scored(logits, targets):
+    """(logits (B, T, V), the loss; None without targets): -log p(target), the mean over B * T."""
+    if targets is None:
+        return logits, None
+    return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
 class Llama(nn.Module):
     """The language model. Its initial weights come from torch's global random generator."""
 
@@ -180,9 +190,7 @@ class Llama(nn.Module):
             x = block(x, table)
         # Tied: the matrix that reads tokens in also scores them (Press and Wolf 2017).
         logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return scored(logits, targets)
 
     @torch.no_grad()
     def generate(self, tokens, n_new, temperature=1.0, generator=None, stop=None):
@@ -213,9 +221,13 @@ def training_flops_per_token(config):
     and the result with v: 2 * 2TC forward, 12TC in all, a layer; the causal half is not deducted
     (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
     """
-    C = config.n_embd
-    weights = config.n_layer * (4 * C * C + 3 * C * config.n_hidden) + config.vocab_size * C
-    return 6 * weights + 12 * config.n_layer * config.block_size * C
+    C, n_layer = config.n_embd, config.n_layer
+    if config.architecture in FLAT:
+        sizes = flat_sizes(config)
+        return 6 * sum(a * b for a, b in pairwise(sizes))
+    feed_forward = 3 * C * config.n_hidden if config.architecture == "llama" else 8 * C * C
+    weights = n_layer * (4 * C * C + feed_forward) + config.vocab_size * C
+    return 6 * weights + 12 * n_layer * config.block_size * C
 
 def main():
     config = ModelConfig()
@@ -234,6 +246,92 @@ def main():
     print("Turns that every fourth rotary pair of a head makes within one window:")
     print("  " + "  ".join(f"{turn:.3g}" for turn in turns[::4]))
     print("Which of them tell a token from its neighbour, and which only near from far?")
+
+# ================================================================ the architecture ladder
+#
+# Stop reading here the first time. Below stand the simpler models of a second study (arXiv
+# 2512.20877), which climbs from a linear predictor to small transformers and asks what each step
+# buys. Each has Llama's interface, and sees what Llama sees: what stands before a token in its
+# window. What differs from the rung before it is all that its class says.
+
+FLAT = ("linear", "mlp")
+
+def flat_sizes(config):
+    """How many numbers go into, between and out of the layers of `linear` and `mlp`."""
+    hidden = [] if config.architecture == "linear" else [config.n_flat] * 2
+    return [config.block_size * config.n_embd, *hidden, config.vocab_size]
+
+class Flat(nn.Module):
+    """linear: the embeddings of the last T tokens side by side, and one linear layer to the scores.
+    mlp: with two hidden ReLU layers between (Bengio et al. 2003).
+
+    It has a weight of its own for every number of every place: nothing that it learns of a word in
+    one place helps it in another. Initial weights: torch's own, scaled to the width of each layer;
+    N(0, 0.02) would make these wide layers start almost silent.
+    """
+
+    generate = Llama.generate
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        layers = [part for a, b in pairwise(flat_sizes(config))
+                  for part in (nn.Linear(a, b), nn.ReLU())]
+        self.layers = nn.Sequential(*layers[:-1])  # no ReLU on the scores
+
+    def forward(self, tokens, targets=None):
+        T = self.config.block_size
+        x = F.pad(self.embedding(tokens), (0, 0, T - 1, 0))  # before the window: zeros
+        x = x.unfold(1, T, 1).flatten(2)  # (B, T, C * T): of each position, the last T tokens
+        return scored(self.layers(x), targets)
+
+class PlainBlock(Block):
+    """Llama's block with LayerNorm for RMSNorm and a plain GELU layer for SwiGLU, as in GPT-2."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        C = config.n_embd
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(C), nn.LayerNorm(C)
+        self.feed_forward = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
+
+class Transformer(Llama):
+    """transformer: plain blocks, one or more, and an output matrix of its own. Positions: learned
+    (a vector is added for each place), rotary or none, which llama's blocks can be given too."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        C, V = config.n_embd, config.vocab_size
+        self.output = nn.Linear(C, V, bias=False)
+        if config.architecture == "transformer":
+            self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.n_layer))
+            self.norm = nn.LayerNorm(C)
+        else:
+            self.output.weight = self.embedding.weight  # tied, as in llama
+        self.place = nn.Embedding(config.block_size, C) if config.positions == "learned" else None
+        if config.positions != "rotary":
+            self.table.fill_(1)  # to turn by the angle 0 is not to turn
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=config.init_std)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens, targets=None):
+        T = tokens.shape[1]
+        x = self.embedding(tokens)  # (B, T, C)
+        if self.place is not None:
+            x = x + self.place.weight[:T]
+        for block in self.blocks:
+            x = block(x, self.table[:T])
+        return scored(self.output(self.norm(x)), targets)
+
+def build(config):
+    """The model that `config` names, with fresh weights."""
+    if config.architecture in FLAT:
+        return Flat(config)
+    plain_llama = (config.architecture, config.positions) == ("llama", "rotary")
+    return Llama(config) if plain_llama else Transformer(config)
 
 if __name__ == "__main__":
     main()

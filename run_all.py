@@ -4,6 +4,7 @@
     python run_all.py --preset fresh           its control: no story seen twice
     python run_all.py --peak_lr 1e-3 --out runs/slow      any setting of train.StudyConfig
     python run_all.py --help                   all of them
+    python run_all.py --preset ladder          the architecture study: many models, one budget
     torchrun --nproc-per-node 2 run_all.py     the seeds divided among processes, that torch's
                                                launcher starts, here or on many machines
 
@@ -12,18 +13,52 @@ interrupted. `main` is the table of contents; below it stands how seeds share th
 """
 
 import json, math, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
+from collections import namedtuple
 from multiprocessing.connection import wait
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from model import Llama
-from tokenizer import END_ID, InputError, write_csv, write_whole
-from train import (Text, code_sha256, config_from, open_run, print_row, read_checkpoint,
-                   settings_parser, train_seed)
+from model import build
+from tokenizer import InputError, write_csv, write_whole
+from train import (RUNGS, Text, code_sha256, config_from, evaluate, open_run, print_row,
+                   read_checkpoint, settings_parser, train_seed)
 
 def main():
+    args, rank, n_ranks = arguments()
+    # 1. Of each study its text and tokenizer, and the folder that remembers what it is. (There is
+    # one; the ladder is many, one a rung.)
+    studies = open_studies(args)
+    for config, out, _, _, facts in studies if not rank else []:
+        print(f"{out.name}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "
+              f"texts ({facts['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
+    # 2. Training: one process a seed.
+    jobs = [(study.config, seed, study.out) for study in studies for seed in study.config.seeds]
+    ours = jobs[rank::n_ranks]
+    problems = train_all(ours, 1 if n_ranks > 1 else args.workers, n_ranks == 1)
+    for (_, seed, out), problem in problems:
+        print(f"{out.name}: seed {seed} is left out: {problem}", file=sys.stderr)
+    if n_ranks > 1:
+        wait_for_all(ours if rank else jobs, problems)
+    if rank:
+        return
+    # 3. What the seeds left behind, telemetry, statistics and the report.
+    import stats, telemetry  # not above: workers import this file too and have no use for scipy
+    try:
+        for study in studies:
+            gather(study, args.memorization)
+            lines = telemetry.write_report(study.out)
+        if args.preset == "ladder":
+            lines = telemetry.write_ladder(studies[0].out.parent, [s.out for s in studies])
+        for line in lines:
+            print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
+    except (InputError, stats.InputError, OSError) as error:
+        args.refuse(str(error))
+    sys.exit(args.workers > 0 and not all(is_complete(*job) for job in jobs))
+
+def arguments():
+    """(the options, which of how many processes of torchrun this is: 0 of 1 without it)."""
     parser = settings_parser("Run a whole study; the same command continues it.")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
@@ -31,93 +66,100 @@ def main():
     parser.add_argument("--memorization", type=int, default=0, metavar="X",
                         help="sample so many stories of the best and the last checkpoint of a seed "
                         "and count what stands word for word in the training text (default 0)")
+    parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, "all"], metavar="X",
+                        help="of the preset ladder: all, or some of " + ", ".join(RUNGS))
+    parser.set_defaults(refuse=parser.error)
     args = parser.parse_args()
-    # torchrun tells each process which of how many it is; without it there is one.
     ranks = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")] if (
         "RANK" in os.environ) else ["0", "1"]
-    # 1. Text and tokenizer, and the folder that remembers what this run is.
-    try:
-        config, out = config_from(args)
-        for name in ("workers", "memorization"):
-            if getattr(args, name) < 0:
-                raise InputError(f"{name} is {getattr(args, name)}; it must be 0 or more")
-        if len(config.seeds) < 2:
-            raise InputError("a study needs 2 seeds or more; train.py trains a single one")
-        if not all(map(str.isdecimal, ranks)) or not int(ranks[0]) < int(ranks[1]):
-            raise InputError(f"RANK and WORLD_SIZE are {' and '.join(ranks)}, which torchrun does "
-                             "not set; unset them, or start with torchrun")
-        rank, n_ranks = map(int, ranks)
-        if n_ranks > 1 and args.restart:
-            raise InputError("--restart and torchrun do not go together; give a new --out")
-        text, tokenizer, facts = open_run(config, out, args.restart)
-    except (InputError, OSError) as error:
-        parser.error(str(error))
-    if not rank:
-        print(f"{config.preset}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "
-              f"stories ({facts['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
-    # 2. Training: one process a seed.
-    ours = config.seeds[rank::n_ranks]
-    problems = train_all(config, ours, out, 1 if n_ranks > 1 else args.workers, n_ranks == 1)
-    for seed, problem in problems.items():
-        print(f"seed {seed} is left out: {problem}", file=sys.stderr)
-    if n_ranks > 1:
-        wait_for_all(config, ours if rank else config.seeds, out, problems)
-    if rank:
-        return
-    # 3. What the seeds left behind: their measurements in one table, and stories they tell.
-    import stats, telemetry  # not above: workers import this file too and have no use for scipy
-    try:
-        # A complete seed has nothing left to train: this sets its tables right and reads them.
-        complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
-        if len(complete) < 2:
-            raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete; a study "
-                             "needs 2: give the command again, without --workers 0")
-        rows = [row for seed in complete for row in train_seed(config, seed, text, out)]
-        write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
-        write_samples(config, tokenizer, out, rows[0]["seed"])
-        if args.memorization > 0:
-            write_memorization(config, text, out, rows[0]["seed"], args.memorization)
-        # 4. Telemetry, statistics and the report.
-        for line in telemetry.write_report(out):
-            print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
-    except (InputError, stats.InputError, OSError) as error:
-        parser.error(str(error))
-    sys.exit(len(complete) < len(config.seeds) and args.workers > 0)
+    for wrong, sentence in (
+            (args.workers < 0, f"workers is {args.workers}; it must be 0 or more"),
+            (args.memorization < 0, f"memorization is {args.memorization}; it must be 0 or more"),
+            (args.rungs and args.preset != "ladder", "--rungs goes with --preset ladder"),
+            (not all(map(str.isdecimal, ranks)) or not int(ranks[0]) < int(ranks[1]),
+             f"RANK and WORLD_SIZE are {' and '.join(ranks)}, which torchrun does not set; unset "
+             "them, or start with torchrun"),
+            (args.restart and ranks[1] != "1",
+             "--restart and torchrun do not go together; give a new --out")):
+        if wrong:
+            parser.error(sentence)
+    one_of_each_kind = "linear mlp-256 attention-4 transformer-2 rotary llama".split()
+    args.rungs = [None] if args.preset != "ladder" else args.rungs or one_of_each_kind
+    args.rungs = list(RUNGS) if "all" in args.rungs else list(dict.fromkeys(args.rungs))
+    return args, *map(int, ranks)
 
-def storytellers(config, out, seed, length):
+Study = namedtuple("Study", "config out text tokenizer facts")
+
+def open_studies(args):
+    """A Study for each of args.rungs; none is begun unless the settings of all are right."""
+    try:
+        configs = [config_from(args, rung) for rung in args.rungs]
+        if len(configs[0][0].seeds) < 2:
+            raise InputError("a study needs 2 seeds or more; train.py trains a single one")
+        return [Study(*both, *open_run(*both, args.restart)) for both in configs]
+    except (InputError, OSError) as error:
+        args.refuse(str(error))
+
+# ---------------------------------------------------------------- what complete seeds leave behind
+
+def gather(study, n_stories):
+    """metrics.csv of all complete seeds, samples.json, and what was asked for: test.csv (the best
+    checkpoint of each seed on the test text), memorization.csv."""
+    config, out, text, tokenizer, _ = study
+    complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
+    if len(complete) < 2:
+        raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete; a study "
+                         "needs 2: give the command again, without --workers 0")
+    # A complete seed has nothing left to train: this sets its tables right and reads them.
+    rows = [row for seed in complete for row in train_seed(config, seed, text, out)]
+    write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
+    # A story by the best and one by the last checkpoint of a seed.
+    samples = {name: {"seed": complete[0], "interval": interval,
+                      "story": tokenizer.decode(tell()).strip()}
+               for name, interval, tell in storytellers(study, complete[0], 300)}
+    write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
+    if n_stories:
+        write_memorization(study, complete[0], n_stories)
+    if config.test_windows:
+        starts, judged = config.block_size * np.arange(config.test_windows), []
+        for seed in complete:
+            model, saved = build(config.model), read_checkpoint(out / f"seed_{seed}" / "best.pt")
+            if not saved:
+                raise InputError(f"best.pt of seed {seed} in {out} is lost, and with it the test")
+            model.load_state_dict(saved["model"])
+            judged.append([seed, saved["rows"][-1]["interval"],
+                           evaluate(model, text.test, config, starts).mean()])
+        write_csv(out / "test.csv", ["seed", "interval", "test_loss"], judged)
+
+def storytellers(study, seed, length):
     """Yields (checkpoint's name, its interval, a function that tells another story as ids)."""
+    end = study.tokenizer.end_id
     for name in ("best", "last"):
-        saved = read_checkpoint(out / f"seed_{seed}" / f"{name}.pt")
+        saved = read_checkpoint(study.out / f"seed_{seed}" / f"{name}.pt")
         if saved:
-            model, chance = Llama(config.model), torch.Generator().manual_seed(seed)
+            model, chance = build(study.config.model), torch.Generator().manual_seed(seed)
             model.load_state_dict(saved["model"])
             yield name, saved["rows"][-1]["interval"], lambda: [i for i in model.generate(
-                torch.tensor([[END_ID]]), length, temperature=0.8, stop=END_ID, generator=chance
-                )[0].tolist() if i != END_ID]
+                torch.tensor([[end]]), length, temperature=0.8, stop=end, generator=chance
+                )[0].tolist() if i != end]
 
-def write_samples(config, tokenizer, out, seed):
-    """samples.json: a story by the best and one by the last checkpoint of a seed."""
-    samples = {name: {"seed": seed, "interval": interval, "story": tokenizer.decode(tell()).strip()}
-               for name, interval, tell in storytellers(config, out, seed, 300)}
-    write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
-
-def write_memorization(config, text, out, seed, n_stories):
+def write_memorization(study, seed, n_stories):
     """memorization.csv: of each sampled story, and of as many validation stories, all cut to one
     window, how many pieces of 16 tokens they have, and how many of those the training text has."""
     pieces = lambda ids: [piece.tobytes() for piece in sliding_window_view(
         np.array(ids, dtype=np.int64), 16)] if len(ids) >= 16 else []
-    known, length, rows = set(pieces(text.train)), config.block_size, []
-    ends = np.flatnonzero(text.valid == END_ID)[: n_stories]
-    stories = [("validation text", story[story != END_ID][: length]) for story in
+    text, length, end, rows = study.text, study.config.block_size, study.tokenizer.end_id, []
+    known, ends = set(pieces(text.train)), np.flatnonzero(text.valid == end)[: n_stories]
+    stories = [("validation text", story[story != end][: length]) for story in
                np.split(text.valid, ends + 1)[: len(ends)]]
-    for name, interval, tell in storytellers(config, out, seed, length):
+    for name, interval, tell in storytellers(study, seed, length):
         for number in range(n_stories):
             if sys.stderr.isatty():
                 print(f"{name}: story {number + 1} of {n_stories}", end="\r", file=sys.stderr)
             stories.append((f"{name} (interval {interval})", tell()))
     for source, story in stories:
         rows.append([source, len(pieces(story)), sum(p in known for p in pieces(story))])
-    write_csv(out / "memorization.csv", ["source", "pieces", "verbatim"], rows)
+    write_csv(study.out / "memorization.csv", ["source", "pieces", "verbatim"], rows)
 
 # ---------------------------------------------------------------- one process a seed
 
@@ -131,58 +173,58 @@ def left_out(seed, out):
     path = out / f"seed_{seed}" / "left_out.txt"
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
-def wait_for_all(config, seeds, out, problems):
+def wait_for_all(jobs, problems):
     """Wait until each seed is complete or left out, whichever process trains it; one of ours that
     is neither ends this process, and so torchrun all of them. Files tell, since a barrier of
     torch.distributed would give up long before a night is over."""
-    if any(not left_out(seed, out) for seed in problems):
+    if any(not left_out(seed, out) for (_, seed, out), _ in problems):
         sys.exit(1)
-    for seed in seeds:
+    for config, seed, out in jobs:
         table = out / f"seed_{seed}" / "metrics.csv"  # written after the checkpoint
         while not left_out(seed, out) and not (table.exists() and len(
                 table.read_text(encoding="utf-8").splitlines()) > len(config.measured_steps)):
             time.sleep(1)
 
-def train_all(config, seeds, out, n_workers, live=True):
-    """Train every seed that is not complete, n_workers at once: {seed: what went wrong, in words}.
+def train_all(jobs, n_workers, live=True):
+    """Train each job (config, seed, out) that is not complete, n_workers at once. Returns
+    [(job, what went wrong, in words)].
 
     Each seed has a process of its own with one thread, so the result does not depend on how many
     run at once. The processes are spawned, as on every system, and tell their progress by pipes.
     """
-    context, progress = multiprocessing.get_context("spawn"), Progress(config, live)
-    missing = [seed for seed in seeds if not is_complete(config, seed, out)]
-    problems = {seed: why for seed in missing if (why := left_out(seed, out))}
-    waiting = [seed for seed in missing if n_workers and seed not in problems]
-    running, retries = {}, dict.fromkeys(waiting, 3)
+    context, progress = multiprocessing.get_context("spawn"), Progress(live)
+    missing = [job for job in jobs if not is_complete(*job)]
+    problems = [(job, why) for job in missing if (why := left_out(*job[1:]))]
+    waiting = [(job, 3) for job in missing if n_workers and not left_out(*job[1:])]
+    running = {}
     while waiting or running:
         while waiting and len(running) < n_workers:
-            seed, (ours, theirs) = waiting.pop(0), context.Pipe(duplex=False)
-            process = context.Process(target=worker, args=(theirs, config, seed, out),
+            (job, retries), (ours, theirs) = waiting.pop(0), context.Pipe(duplex=False)
+            process = context.Process(target=worker, args=(theirs, *job),
                                       daemon=True)  # daemon: it ends when this process ends
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
             process.start()
             signal.signal(signal.SIGINT, handler)
             theirs.close()
-            running[ours] = seed, process
+            running[ours] = job, retries, process
         for pipe in wait(list(running)):
-            seed, process = running[pipe]
+            job, retries, process = running[pipe]
             try:
                 news = pipe.recv()
                 if isinstance(news, str):
-                    problems[seed] = news
+                    problems.append((job, news))
                 else:
-                    progress.show(*news)
+                    progress.show(job, *news[1:])
             except (EOFError, OSError):  # the worker has ended
                 process.join()
                 del running[pipe]
                 if process.exitcode == 1:  # an error in the code, most likely a student's edit
-                    sys.exit(f"Seed {seed} stopped with the error above, and so does the run.")
-                if process.exitcode and retries[seed]:  # killed: continue from its checkpoint
-                    retries[seed] -= 1
-                    waiting.insert(0, seed)
+                    sys.exit(f"Seed {job[1]} stopped with the error above, and so does the run.")
+                if process.exitcode and retries:  # killed: continue from its checkpoint
+                    waiting.insert(0, (job, retries - 1))
                 elif process.exitcode:
-                    problems[seed] = ("its process was ended 4 times from outside (exit code "
-                                      f"{process.exitcode}; too little memory?)")
+                    problems.append((job, "its process was ended 4 times from outside (exit code "
+                                     f"{process.exitcode}; too little memory?)"))
     return problems
 
 def worker(pipe, config, seed, out):
@@ -217,9 +259,8 @@ def end_with_parent():
 class Progress:
     """A bar for each running seed on a terminal that can show it, else a line a measurement."""
 
-    def __init__(self, config, live):
-        self.total = config.measured_steps[-1] * config.tokens_per_step
-        self.seeds = {}  # running seed -> (tokens and time at its first news, tokens now, loss)
+    def __init__(self, live):
+        self.seeds = {}  # running seed -> tokens and time at its first news, tokens now, all, loss
         self.n_lines = 0
         try:
             "█░".encode(sys.stdout.encoding or "ascii")
@@ -229,29 +270,32 @@ class Progress:
         if self.live and os.name == "nt":
             os.system("")  # makes an older Windows console obey the codes below
 
-    def show(self, seed, tokens, row):
+    def show(self, job, tokens, row):
+        config, seed, out = job
+        name = f"{out.name} seed {seed}" if config.preset == "ladder" else f"seed {seed}"
         if not self.live:
-            return print_row(seed, tokens, row)
-        first, since, _, loss = self.seeds.get(seed, (tokens, time.monotonic(), 0, math.nan))
-        self.seeds[seed] = first, since, tokens, row["val_loss"] if row else loss
-        done = bool(row) and tokens == self.total
-        order = sorted(self.seeds, key=lambda s: not (done and s == seed))
+            return print_row(name, tokens, row)
+        total = config.measured_steps[-1] * config.tokens_per_step
+        first, since, *_, loss = self.seeds.get(name, (tokens, time.monotonic(), math.nan))
+        self.seeds[name] = first, since, tokens, total, row["val_loss"] if row else loss
+        done = bool(row) and tokens == total
+        order = sorted(self.seeds, key=lambda s: not (done and s == name))
         width = shutil.get_terminal_size().columns - 1
         up = f"\x1b[{self.n_lines}F" if self.n_lines else ""  # back to the first line drawn
         print(up + "".join(f"\x1b[K{self.line(s, width)}\n" for s in order), end="", flush=True)
         self.n_lines = len(order) - done  # the line of a seed that is done stays above the others
         if done:
-            del self.seeds[seed]
+            del self.seeds[name]
 
-    def line(self, seed, width):
-        first, since, tokens, loss = self.seeds[seed]
+    def line(self, name, width):
+        first, since, tokens, total, loss = self.seeds[name]
         speed = (tokens - first) / max(time.monotonic() - since, 1e-9)
-        left = (self.total - tokens) / speed if speed else 0
+        left = (total - tokens) / speed if speed else 0
         words = (f"loss {loss:.3f} {left // 3600:3.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} "
                  f"left {speed:7,.0f} tokens/s")
-        n = max(5, min(40, width - len(words) - 12))
-        full = round(n * tokens / self.total)
-        return f"seed {seed:<5d} {'█' * full}{'░' * (n - full)} {words}"[:width]
+        n = max(5, min(40, width - len(words) - len(name) - 3))
+        full = round(n * tokens / total)
+        return f"{name:10s} {'█' * full}{'░' * (n - full)} {words}"[:width]
 
 if __name__ == "__main__":
     if sys.stdout:

@@ -201,12 +201,13 @@ def ticks(low, high, n=6):
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
-    """An SVG drawing of lines [(name, x, y)]; those named "mean..." are bold and black.
+    """An SVG drawing of lines [(name, x, y)]; "mean..." and "frontier" are bold and black.
 
     epochs: times the text at x = 1, for a second row of numbers below the axis. log: of y. mark:
-    (x, y, text) of one point. More than 8 lines beside the mean are drawn thin and grey.
+    (x, y, text) of one point. A line of one point is a numbered dot. More than 8 seeds are grey.
     """
-    height, many = (np.log10 if log else np.asarray), len(lines) > 9
+    height = np.log10 if log else np.asarray
+    many = sum(name.startswith("seed") for name, *_ in lines) > 8
     lines = [(name, x, height(np.where(y > 0, y, np.nan) if log else y)) for name, x, y in lines]
     y_all = np.concatenate([y for *_, y in lines])
     x0, x1 = min(x.min() for _, x, _ in lines), max(x.max() for _, x, _ in lines)
@@ -226,12 +227,16 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
     out.append(stroke(f"{LEFT},{TOP} {LEFT},{BOTTOM} {RIGHT},{BOTTOM}", 'stroke="#333"'))
     legend = 0
     for i, (name, x, y) in enumerate(lines):
-        bold = name.startswith("mean")
+        bold = name.startswith(("mean", "frontier"))
         style = 'stroke="#000" stroke-width="3"' if bold else (
             'stroke="#888" stroke-width="0.7"' if many else f'stroke="{COLOURS[i % 6]}" '
             f'stroke-dasharray="{DASHES[(i + i // 6) % 6]}" stroke-width="1.8"')
         gaps = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
         out += [stroke(piece.strip(), style) for piece in gaps.split("|") if piece.strip()]
+        if len(x) == 1:
+            name = f"{i + 1}: {name}"
+            out.append(f'<circle cx="{X(x[0]):.1f}" cy="{Y(y[0]):.1f}" r="4" fill="'
+                       f'{COLOURS[i % 6]}"/>' + label(X(x[0]) + 6, Y(y[0]) - 4, i + 1, "start"))
         if bold or not many or i == 0:
             row, legend = TOP + 12 + 20 * legend, legend + 1
             out.append(stroke(f"{RIGHT + 10},{row} {RIGHT + 38},{row}", style))
@@ -738,16 +743,20 @@ def sections(run):
             f"<p>By the {name} checkpoint of seed {seed} (interval {interval}):</p>"
             f"<blockquote>{story}</blockquote>\n" for name, seed, interval, story in samples)}
 
+def write_page(path, title, parts):
+    """report.html: one file that needs nothing else. parts: heading -> HTML."""
+    title = html.escape(title)
+    write_whole(path, '<!doctype html><html lang="en"><meta charset="utf-8">'
+                '<meta name="viewport" content="width=device-width">'
+                f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>" + "".join(
+                    f"<h2>{heading}</h2>\n{body}\n" for heading, body in parts.items()))
+
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
     run = read_run(folder)
     save_tables(run)
-    title = html.escape(f"{run.config['preset']}: {len(run.seeds)} seeds, "
-                        f"{len(run.intervals)} intervals")
-    write_whole(run.folder / "report.html", '<!doctype html><html lang="en"><meta charset="utf-8">'
-                '<meta name="viewport" content="width=device-width">'
-                f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>" + "".join(
-                    f"<h2>{heading}</h2>\n{body}\n" for heading, body in sections(run).items()))
+    write_page(run.folder / "report.html", f"{run.config['preset']}: {len(run.seeds)} seeds, "
+               f"{len(run.intervals)} intervals", sections(run))
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 # ---------------------------------------------------------------- runs side by side
@@ -870,6 +879,105 @@ def compare(folders):
                   "(Greenhouse-Geisser)", f"Size of the waves: {math.exp(w.mean_diff[0]):.2f} "
                   f"times, paired t({len(Y) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
     return lines
+
+# ---------------------------------------------------------------- the architecture ladder
+
+def read_rung(folder):
+    """(its Run, training FLOPs at each interval (k), test loss of each of its seeds (n))."""
+    run = read_run(folder)
+    try:
+        with open(run.folder / "test.csv", encoding="utf-8", newline="") as file:
+            tests = {int(row["seed"]): float(row["test_loss"]) for row in csv.DictReader(file)}
+        flops = run.tokens * float(run.config["flops_per_token"])
+        return run, flops, np.array([tests[seed] for seed in run.seeds])
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"test.csv or config.json in {folder} is damaged or not there "
+                         f"({error!r:.99}); run_all.py --preset ladder writes test.csv") from None
+
+def claims(losses):
+    """claim -> the difference of each seed (n), from rung -> losses (n), all at one cost. A claim
+    about rungs that were not trained is left out."""
+    of = lambda *names: [losses[name] for name in names if name in losses]
+    pairs = {"attention minus mlp": (of("attention-1", "attention-2", "attention-4"),
+                                     of("mlp-128", "mlp-256", "mlp-512")),
+             "4 layers minus 2": (of("transformer-4"), of("transformer-2")),
+             "context 128 minus 32": (of("context-128"), of("context-32")),
+             "rotary minus learned": (of("rotary"), of("transformer-2")),
+             "rotary minus learned, in llama": (of("llama"), of("llama-learned"))}
+    return {claim: np.mean(a, axis=0) - np.mean(b, axis=0) for claim, (a, b) in pairs.items()
+            if a and b}
+
+def write_ladder(folder, rungs):
+    """rungs.csv, claims.csv, figures and report.html of the rungs' folders; returns sentences.
+
+    Each curve is read off at the same cost, that of the rung that spent least; between two
+    measurements it is taken for straight.
+    """
+    read = {Path(rung).name: read_rung(rung) for rung in rungs}
+    runs = {name: run for name, (run, *_) in read.items()}
+    config = next(iter(runs.values())).config
+    seeds = sorted(set.intersection(*(set(run.seeds) for run in runs.values())))
+    if len(seeds) < 2:
+        raise InputError(f"fewer than 2 seeds are complete in every rung of {folder}")
+    ours = {name: [run.seeds.index(seed) for seed in seeds] for name, run in runs.items()}
+    budget = min(flops[-1] for _, flops, _ in read.values())
+    at_budget = {name: np.array([np.interp(budget, flops, run.loss[i]) for i in ours[name]])
+                 for name, (run, flops, _) in read.items()}
+    test = np.array([loss[ours[name]] for name, (_, _, loss) in read.items()]).T  # (n, rungs)
+    unit = "word" if config["tokenizer"] == "word" else "character"
+    header = ["rung", "parameters", "FLOPs a token", "training FLOPs", "test loss (nats)", "sd",
+              f"bits a {unit}", "perplexity", "validation loss at equal FLOPs"]
+    rows = [[name, int(run.config["parameters"]), *map(float, (
+        run.config["flops_per_token"], flops[-1], y.mean(), y.std(ddof=1), y.mean() / math.log(2),
+        np.exp(y).mean() if unit == "word" else math.nan, at_budget[name].mean()))]
+            for (name, (run, flops, _)), y in zip(read.items(), test.T)]
+    curves = [(name, np.log10(flops[1:]), run.loss.mean(0)[1:])
+              for name, (run, flops, _) in read.items()]
+    x = np.linspace(min(flops[0] for _, flops, _ in curves), math.log10(budget), 60)
+    frontier = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
+    drawn = {"loss_by_flops": line_chart(
+        [*curves, ("frontier", x, frontier)], "training FLOPs (powers of ten)",
+        f"validation loss (nats a {unit})"), "loss_by_parameters": line_chart(
+            [(row[0], np.log10([row[1]]), np.array([row[4]])) for row in rows],
+            "parameters (powers of ten)", f"test loss (nats a {unit})")}
+    tests, found = [], claims(at_budget)
+    for claim, d in found.items():
+        t = stats.pairwise_tests(np.stack([d, np.zeros(len(d))], axis=1))
+        p = min(1.0, float(t.p[0]) * len(found)) if len(seeds) >= 5 else math.nan
+        outcome = "described, not tested: fewer than 5 seeds" if math.isnan(p) else (
+            "no difference shown" if p >= stats.ALPHA else "lower" if d.mean() < 0 else "higher")
+        tests.append([claim, float(d.mean()), float(d.std(ddof=1)), float(t.t[0]), p, outcome])
+    pairs = paragraphs("With fewer than 5 seeds: described, not tested.")
+    if len(seeds) >= 5 and len(runs) > 1:
+        a, t = stats.rm_anova(test), stats.pairwise_tests(test)
+        pairs = paragraphs(f"""Test loss over the rungs, seeds as subjects: F({a.df_effect},
+            {a.df_error}) = {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)}
+            (Greenhouse-Geisser).""") + table(["pair", "difference", "t", "p (Bonferroni)"], [
+                [f"{rows[i][0]} minus {rows[j][0]}", *map(float, more)] for i, j, *more in
+                zip(t.a, t.b, t.mean_diff, t.t, t.p_adjusted)])
+    for name, drawing in drawn.items():
+        write_whole(Path(folder, f"{name}.svg"), drawing)
+    about = ["claim", "difference (nats)", "sd", "t", "p (Bonferroni)", "verdict"]
+    write_csv(Path(folder, "rungs.csv"), header, rows)
+    write_csv(Path(folder, "claims.csv"), about, tests)
+    best = min(rows, key=lambda row: row[-1])
+    unknown = ", ".join(f"{config[f'{part}_unknown']:,d} of {config[f'{part}_tokens']:,d}"
+                        for part in ("train", "valid", "test"))
+    said = [f"{len(rows)} rungs, {len(seeds)} seeds, {config['text']}: at {budget:.3g} FLOPs "
+            f"{best[0]} has the lowest validation loss, {best[-1]:.3f} nats a {unit}; its test "
+            f"loss is {best[4]:.3f}.", *(f"{claim}: {d:+.3f} nats, {outcome}."
+                                         for claim, d, *_, outcome in tests)]
+    figure = "<figure>{}</figure>\n"
+    write_page(Path(folder, "report.html"), "The architecture ladder", {
+        "In short": paragraphs(*said),
+        "The rungs": table(header, rows) + paragraphs(f"""Means over seeds. Test loss: of each
+            seed's best checkpoint by validation, judged once. Unknown, and so <unk>: {unknown} (of
+            the training, validation and test text).""")
+        + figure.format(drawn["loss_by_flops"]) + figure.format(drawn["loss_by_parameters"]),
+        "The claims": table(about, tests) + paragraphs(f"""Validation loss of each rung, read off
+            its curve at {budget:.3g} training FLOPs; paired over seeds."""),
+        "The tests": pairs})
+    return [*said, f"The report: {Path(folder, 'report.html')}"]
 
 def lesson():
     """What the published study's own numbers say when one asks them again, as lines."""

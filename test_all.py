@@ -221,13 +221,26 @@ def test_tokenizer_reads_documents():
         refused(lambda: tokenizer.read_documents(at), "cannot read")
         refused(lambda: tokenizer.read_documents(at / "none.txt"), "none.txt")
 
+def test_tokenizer_of_characters_and_words():
+    """The most frequent pieces are known, ties by the piece; the others become <unk>."""
+    chars = tokenizer.CharTokenizer.train(["abba", "cab", "<unk>"], 4)
+    assert chars.encode("abcd") == [2, 3, 1, 1] and chars.decode([3, 2, 1]) == "ba<unk>"
+    words = tokenizer.WordTokenizer.train([" the cat <unk> \n the <unk> <unk> dog\n"], 99)
+    assert list(words.ids) == ["<|endoftext|>", "<unk>", "\n", "the", "cat", "dog"]
+    assert words.encode_documents(["the dog  saw\n", "cat"]) == [3, 5, 1, 2, 0, 4, 0]
+    assert words.decode([3, 4]) == "the cat " and words.vocab_size == 6
+
 # ---------------------------------------------------------------- model
 
 TINY = model.ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16)
 
+EVERY_RUNG = [replace(TINY, architecture=kind, positions=positions) for kind, positions in (
+    ("llama", "rotary"), ("llama", "learned"), ("transformer", "learned"),
+    ("transformer", "rotary"), ("transformer", "none"), ("mlp", "none"), ("linear", "none"))]
+
 def tiny_model(seed=0, config=TINY):
     torch.manual_seed(seed)
-    return model.Llama(config), torch.randint(0, config.vocab_size, (3, config.block_size))
+    return model.build(config), torch.randint(0, config.vocab_size, (3, config.block_size))
 
 def test_model_has_the_published_number_of_parameters():
     """4,262,144, as published; and a training token costs about 27 MFLOP."""
@@ -236,14 +249,15 @@ def test_model_has_the_published_number_of_parameters():
     assert all(0.019 < p.std() < 0.021 for p in network.parameters() if p.dim() == 2)
 
 def test_model_flops_are_those_that_torch_counts():
-    """The formula equals torch's own count of the matrix products, attention written out, and so
-    does what the benchmark takes for the least that a step can do."""
+    """The formula equals torch's own count of the matrix products, attention written out, of every
+    rung, and so does what the benchmark takes for the least that a step can do."""
     from torch.utils.flop_counter import FlopCounterMode
-    network, tokens = tiny_model()
-    with patch.object(F, "scaled_dot_product_attention", model.attention), \
-            FlopCounterMode(display=False) as counter:
-        network(tokens, tokens)[1].backward()
-    assert counter.get_total_flops() == model.training_flops_per_token(TINY) * tokens.numel()
+    for tiny in EVERY_RUNG:
+        network, tokens = tiny_model(config=tiny)
+        with patch.object(F, "scaled_dot_product_attention", model.attention), \
+                FlopCounterMode(display=False) as counter:
+            network(tokens, tokens)[1].backward()
+        assert counter.get_total_flops() == model.training_flops_per_token(tiny) * tokens.numel()
     config = replace(SMOKE, windows_at_once=2)
     with FlopCounterMode(display=False) as counter:
         train.matrix_products(config)()
@@ -251,12 +265,43 @@ def test_model_flops_are_those_that_torch_counts():
         model.training_flops_per_token(config.model) * config.tokens_per_step)
 
 def test_model_cannot_see_the_future():
-    """A changed token alters no earlier score, and every later one."""
-    network, tokens = tiny_model()
-    other = tokens.clone()
-    other[:, 9] = (other[:, 9] + 1) % 50
-    a, b = network(tokens)[0], network(other)[0]
-    assert torch.equal(a[:, :9], b[:, :9]) and (a[:, 9:] != b[:, 9:]).any(-1).all()
+    """A changed token alters no earlier score, and every later one, on every rung."""
+    for config in EVERY_RUNG:
+        network, tokens = tiny_model(config=config)
+        other = tokens.clone()
+        other[:, 9] = (other[:, 9] + 1) % 50
+        a, b = network(tokens)[0], network(other)[0]
+        assert torch.equal(a[:, :9], b[:, :9]) and (a[:, 9:] != b[:, 9:]).any(-1).all()
+
+def test_model_flat_rungs_are_their_formulas():
+    """linear: b + the sum over the places of a matrix times the token there, zeros before the
+    window; mlp: two hidden layers with max(0, x), written out in numpy."""
+    for config in EVERY_RUNG[-2:]:
+        network, tokens = tiny_model(config=config)
+        E, *layers = (p.detach().numpy() for p in network.parameters())
+        for t in (0, 7, 15):
+            x = np.zeros((16, 16))  # (C, place): the last token in the last place
+            x[:, 15 - t :] = E[tokens[0, : t + 1].numpy()].T
+            x = x.ravel()
+            for i in range(0, len(layers), 2):
+                x = layers[i] @ (np.maximum(x, 0) if i else x) + layers[i + 1]
+            np.testing.assert_allclose(network(tokens)[0][0, t].detach(), x, atol=1e-5)
+    assert len(layers) == 2 and network.generate(tokens[:1, :3], 20).shape == (1, 23)
+
+def test_model_positions_are_what_their_names_say():
+    """Without positions one layer sees which tokens stand before, and not in which order; learned
+    and rotary ones tell it. Learned ones tell the first place from the second."""
+    for kind, positions in itertools.product(("transformer", "llama"), ("none", "rotary",
+                                                                         "learned")):
+        config = replace(TINY, n_layer=1, architecture=kind, positions=positions)
+        network, tokens = tiny_model(config=config)
+        for parameter in network.parameters():
+            parameter.data.normal_()  # as wide as a trained model's
+        swapped = tokens[:, [3, 1, 2, 0, *range(4, 16)]]
+        a, b = network(tokens)[0][:, -1], network(swapped)[0][:, -1]
+        assert torch.allclose(a, b, atol=1e-3) == (positions == "none"), config
+        one = network(tokens[:, :1].expand(3, 2))[0]  # a token twice
+        assert torch.allclose(one[:, 0], one[:, 1], atol=1e-3) == (positions != "learned"), config
 
 def test_model_positions_are_relative():
     """The scalar product of two rotated vectors depends on their distance alone."""
@@ -741,6 +786,43 @@ def test_telemetry_beside_the_published_study():
         assert text.count("<tr>") == 22 + 12 and text.count("<td class=n>0.25</td>") == 21
         assert telemetry.beside_published(published_run(at)) == ("", None)
 
+def test_telemetry_ladder_tests_planted_claims():
+    """Of rungs with planted losses, each read off its curve at the cost of the cheapest, a planted
+    difference is found, none is not; fewer than 5 seeds are described; what was not trained is
+    not claimed."""
+    rng = np.random.default_rng(3)
+    with folder() as at:
+        base = published_run(at)
+        noise = rng.normal(0, 0.01, (6, 1))
+        for name, shift, flops in (("attention-1", 0.0, 1e6), ("mlp-128", 0.5, 2e6),
+                                   ("rotary", 0.2, 1e6), ("transformer-2", 0.2, 1e6)):
+            (at / name).mkdir()
+            config = vars(train.StudyConfig(**train.PRESETS["ladder"])) | {
+                "text": "planted", "parameters": 10, "flops_per_token": flops, **{
+                    f"{a}_{b}": 1 for a in ("train", "valid", "test")
+                    for b in ("tokens", "documents", "unknown")}}
+            (at / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            loss = 3 - base.tokens / base.tokens[-1] + shift + noise + rng.normal(0, 0.01, (6, 1))
+            header = "seed interval tokens_seen epochs train_loss val_loss val_loss_se " \
+                     "val_change_se val_loss_published"
+            tokenizer.write_csv(at / name / "metrics.csv", header.split(), [
+                [s, t, int(base.tokens[t]), base.epochs[t], y, y, 0.1, 0.1, ""]
+                for s, row in zip(base.seeds, loss) for t, y in enumerate(row)])
+            tokenizer.write_csv(at / name / "test.csv", ["seed", "interval", "test_loss"],
+                                [[s, 20, y] for s, y in zip(base.seeds, loss[:, -1])])
+        names = ("attention-1", "mlp-128", "rotary", "transformer-2")
+        said = telemetry.write_ladder(at, [at / name for name in names])
+        assert "at 2e+13 FLOPs attention-1 has the lowest" in said[0], said
+        # At half of its way the mlp stands 0.5 above its end: 0.5 planted, and 0.5 of the budget.
+        assert re.match(r"attention minus mlp: -(1.0|0.99)\d+ nats, lower", said[1]), said
+        assert "rotary minus learned" in said[2] and "no difference shown" in said[2], said
+        assert len(said) == 4 and "Test loss over the rungs" in (at / "report.html").read_text()
+        rows = list(csv.reader(open(at / "rungs.csv", encoding="utf-8")))
+        same(float(rows[2][6]), float(rows[2][4]) / math.log(2))
+        (at / "mlp-128" / "test.csv").unlink()
+        refused(lambda: telemetry.write_ladder(at, [at / "mlp-128"]), "test.csv")
+    assert telemetry.claims({"rotary": [1.0], "llama": [1.0]}) == {}
+
 def test_telemetry_damaged_runs_are_one_sentence():
     """Of a config.json or metrics.csv that cannot be, the sentence names the setting or column."""
     with folder() as at:
@@ -1016,10 +1098,11 @@ def test_run_all_finds_what_was_learned_by_heart():
         load_state_dict = print
     saved = {"model": "", "rows": [{"interval": 7}]}
     valid = np.array([*range(60, 80), 256, *range(100, 110), 256, *range(8, 200)])
-    with folder() as at, patch.object(run_all, "Llama", lambda _: Reciter()), patch.object(
+    with folder() as at, patch.object(run_all, "build", lambda _: Reciter()), patch.object(
             run_all, "read_checkpoint", lambda _: saved), contextlib.redirect_stdout(io.StringIO()):
-        config = replace(SMOKE, block_size=21)
-        run_all.write_memorization(config, train.Text(text, valid, 1), at, 101, 2)
+        study = run_all.Study(replace(SMOKE, block_size=21), at, train.Text(text, valid, [], 1),
+                              BPETokenizer([]), {})
+        run_all.write_memorization(study, 101, 2)
         rows = list(csv.reader(open(at / "memorization.csv", encoding="utf-8")))[1:]
         assert rows == [["validation text", "5", "5"], ["validation text", "0", "0"]] + [
             [f"{name} (interval 7)", "6", "5"] for name in ("best", "last") for _ in range(2)]
@@ -1031,13 +1114,14 @@ def test_run_all_restarts_a_killed_worker():
     """A worker that is killed is started again and ends with the same bits."""
     config, killed, show = replace(SMOKE, total_tokens=1536), [], run_all.Progress.show
 
-    def kill_once(self, seed, tokens, row):
+    def kill_once(self, job, tokens, row):
         if row and row["interval"] == 3 and not killed:
             killed.append(multiprocessing.active_children()[0].kill())
 
     with folder() as at, patch.object(run_all.Progress, "show", kill_once):
         text, _, _ = train.open_run(config, at / "a")
-        assert run_all.train_all(config, config.seeds, at / "a", 2) == {} and killed
+        jobs = [(config, seed, at / "a") for seed in config.seeds]
+        assert run_all.train_all(jobs, 2) == [] and killed
         for seed in config.seeds:
             again = train.train_seed(config, seed, text, at / "b")
             assert without_times(train.train_seed(config, seed, text, at / "a")) == without_times(
@@ -1081,6 +1165,35 @@ def test_run_all_leaves_out_a_seed_that_diverges():
             assert status == 1 and "of 2 seeds" in out and "Traceback" not in err, err
             assert re.search(r"Seed 303 is left out: the loss became nan at\s+step \d", out), out
         assert stats.read_table(at / "a" / "metrics.csv")[1] == [101, 202]
+
+def test_run_all_climbs_the_ladder():
+    """Each rung is a run of its own at the same cost, judged on test windows by its best
+    checkpoint; given again, the command changes nothing; a setting that cannot be begins none."""
+    words = ("--preset ladder --rungs linear rotary --seeds 1 2 --n_embd 16 "
+             "--block_size 16 --windows_per_step 2 --windows_at_once 2 --valid_windows 8 "
+             "--test_windows 8 --train_stories 20 --tokenizer_stories 20 --vocab_size 50 "
+             "--valid_stories 5 --training_flops 1.2e8 --out").split()
+    with folder() as at:
+        status, out, err = command("run_all.py", *words, at)
+        assert status == 0 and "2 rungs, 2 seeds" in out and not err, (out, err)
+        rows = list(csv.DictReader(open(at / "rungs.csv", encoding="utf-8")))
+        costs = [float(row["training FLOPs"]) for row in rows]
+        assert [row["rung"] for row in rows] == words[3:5] and max(costs) < 1.04 * min(costs)
+        config = train.StudyConfig(**{name: value for name, value in json.loads(
+            (at / "rotary" / "config.json").read_text(encoding="utf-8")).items()
+            if name in train.StudyConfig.__dataclass_fields__})
+        judged = list(csv.DictReader(open(at / "rotary" / "test.csv", encoding="utf-8")))
+        network, ids = model.build(config.model), np.load(at / "rotary" / "text.npz")["test"]
+        network.load_state_dict(train.read_checkpoint(at / "rotary/seed_2/best.pt")["model"])
+        x, y = (torch.from_numpy(ids[i : i + 128]).reshape(8, 16) for i in (0, 1))
+        same(float(judged[1]["test_loss"]), network(x, y)[1].item(), 1e-5)
+        before = {p: p.read_bytes() for p in at.rglob("*.csv")}
+        assert command("run_all.py", *words, at)[0] == 0
+        assert before == {p: p.read_bytes() for p in at.rglob("*.csv")}
+        for more, expected in ((["--training_flops", "1e7"], "raise training_flops"),
+                               (["--preset", "smoke"], "--rungs goes with")):
+            status, _, err = command("run_all.py", *words, at / "none", *more)
+            assert status == 2 and expected in err and not (at / "none").exists(), err
 
 def check_report(run):
     """The report opens offline, has every section, and every file that DESIGN promises is there."""

@@ -136,6 +136,8 @@ class Chunks(dict):
 class BPETokenizer:
     """Text to ids and back. `merges` is the list of pairs that `slow_bpe` returns."""
 
+    end_id, unknown_id = END_ID, -1  # nothing is unknown: every byte is a token
+
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
         self.chunks = Chunks(self.merges)
@@ -161,7 +163,7 @@ class BPETokenizer:
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""
-        return list(chain.from_iterable([*self.encode(doc), END_ID] for doc in documents))
+        return list(chain.from_iterable([*self.encode(doc), self.end_id] for doc in documents))
 
     def decode(self, ids):
         """The text of `ids`. Any valid ids will do: bytes that are not UTF-8 become U+FFFD."""
@@ -202,11 +204,49 @@ class BPETokenizer:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file that this "
                              "program saved") from None
         if not whole:
-            raise InputError(f"{path} is not a tokenizer that this program saved; train it again")
+            raise InputError(f"{path} is no BPE tokenizer that this program saved; train it again")
         if saved.get("chunk") != CHUNK.pattern:
             raise InputError(f"{path} was made with another chunk pattern than the one that "
                              "tokenizer.py has now; train it again")
         return cls(merges)
+
+# ---------------------------------------------------------------- whole characters, whole words
+
+class CharTokenizer:
+    """What BPE stands between: every character a token, or (below) every word.
+
+    The most frequent pieces of the training text are known. All others become <unk>, as rare words
+    are in Penn Treebank and WikiText-2 themselves; train.py counts them.
+    """
+
+    end_id, unknown_id, space, split = 0, 1, "", staticmethod(list)
+    encode_documents, decode, show = (BPETokenizer.encode_documents, BPETokenizer.decode,
+                                      BPETokenizer.show)
+
+    def __init__(self, pieces):
+        self.ids, self.vocab_size = {piece: i for i, piece in enumerate(pieces)}, len(pieces)
+        self.pieces = [(piece + self.space).encode("utf-8") for piece in pieces]
+
+    @classmethod
+    def train(cls, documents, vocab_size):
+        counts = Counter(chain.from_iterable(map(cls.split, documents)))
+        del counts["<unk>"]
+        by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
+        return cls([END_OF_TEXT, "<unk>", *by_frequency[: vocab_size - 2]])
+
+    def encode(self, text):
+        check_encodable(text, "the text")
+        return [self.ids.get(piece, self.unknown_id) for piece in self.split(text)]
+
+    def save(self, path):
+        write_whole(path, json.dumps({"pieces": list(self.ids)}, indent=0) + "\n")
+
+class WordTokenizer(CharTokenizer):
+    """A word is what stands between spaces; the end of a line is one too."""
+
+    space, split = " ", staticmethod(re.compile(r"\S+|\n").findall)
+
+TOKENIZERS = {"bpe": BPETokenizer, "char": CharTokenizer, "word": WordTokenizer}
 
 # ---------------------------------------------------------------- files
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.download import load
+from data.download import CORPORA, load
 from data.stories import first_stories
-from model import Llama, ModelConfig, attention, training_flops_per_token
-from tokenizer import END_ID, BPETokenizer, InputError, read_documents, write_csv, write_whole
+from model import Llama, ModelConfig, attention, build, training_flops_per_token
+from tokenizer import TOKENIZERS, InputError, read_documents, write_csv, write_whole
 
 # ---------------------------------------------------------------- what a study is
 
@@ -40,14 +40,20 @@ class StudyConfig:
 
     preset: str = "classroom"
     # text:         setting(default, unit, lowest, highest or the choices, what it is)
-    corpus: str = setting("embedded", "", None, ["embedded", "tinystories"], "where text is from")
+    corpus: str = setting("embedded", "", None, ["embedded", *CORPORA], "where text is from")
     train_file: list = setting([], "file", None, None, "training text in place of the corpus")
     valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
     train_stories: int = setting(24, "stories", 1, 10**5, "training text, from its start")
     valid_stories: int = setting(60, "stories", 1, 10**5, "validation text, from its start")
     tokenizer_stories: int = setting(24, "stories", 1, 10**5, "what the tokenizer learns from")
-    vocab_size: int = setting(1024, "tokens", 257, 65536, "vocabulary")
-    # model
+    tokenizer: str = setting("bpe", "", None, list(TOKENIZERS), "what becomes a token")
+    vocab_size: int = setting(1024, "tokens", 3, 65536, "vocabulary; of bpe 257 or more")
+    # model (the first three are for the ladder of architectures)
+    architecture: str = setting("llama", "", None, ["llama", "transformer", "mlp", "linear"],
+                                "what is trained")
+    positions: str = setting("rotary", "", None, ["rotary", "learned", "none"],
+                             "how attention knows them")
+    n_flat: int = setting(256, "numbers", 1, 4096, "width of the hidden layers of mlp")
     block_size: int = setting(64, "tokens", 4, 2048, "length of a window")
     n_layer: int = setting(2, "layers", 1, 48, "depth")
     n_head: int = setting(4, "heads", 1, 64, "attention heads; n_embd / n_head must be even")
@@ -69,10 +75,13 @@ class StudyConfig:
     grad_clip: float = setting(1.0, "", 1e-6, 1e6, "longest gradient that a step may follow")
     device: str = setting("cpu", "", None, ["cpu", "cuda", "mps"], "where the tensors live")
     # measurement
+    training_flops: float = setting(0.0, "FLOPs", 0, 1e21, "a budget in place of total_tokens, in "
+                                    "20 intervals; 0: none")
     interval_tokens: int = setting(11_264, "tokens", 1, 10**11, "training between measurements")
     valid_start: int = setting(0, "tokens", 0, 10**9, "where the validation windows begin")
     valid_windows: int = setting(96, "windows", 2, 10**5, "validation windows, side by side")
     published_windows: int = setting(0, "windows", 0, 10**5, "of these, the published study's")
+    test_windows: int = setting(0, "windows", 0, 10**5, "for judging the best checkpoint, once")
     # analysis
     volatility_window: int = setting(5, "intervals", 2, 1000, "changes behind a rolling measure")
     spike_factor: float = setting(2.0, "sd", 0, 100, "a spike exceeds the mean change by this")
@@ -88,20 +97,28 @@ class StudyConfig:
             for v in (value if isinstance(value, list) else [value]) if low is not None else []:
                 if not low <= v <= high:  # a nan fails here too
                     raise InputError(f"{f.name} is {v}; it must lie between {low} and {high}")
+        try:
+            flops = training_flops_per_token(self.model)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if self.training_flops:
+            self.interval_tokens = int(self.training_flops / flops / 20)
+            self.total_tokens = 20 * self.interval_tokens
         for right, otherwise in (
             (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
             (bool(self.train_file) == bool(self.valid_file), "--train_file and --valid_file go "
              "together; give both or neither"),
             (self.tokens_per_step <= self.interval_tokens <= self.total_tokens / 3,
-             f"interval_tokens must lie between one step ({self.tokens_per_step} tokens) and a "
-             f"third of total_tokens ({self.total_tokens})"),
+             f"interval_tokens is {self.interval_tokens}; it must lie between one step "
+             f"({self.tokens_per_step} tokens) and a third of total_tokens ({self.total_tokens})"
+             + "; raise training_flops" * bool(self.training_flops)),
             (self.total_tokens / self.interval_tokens <= 10**4,
              "total_tokens must not be more than 10,000 times interval_tokens"),
             (self.published_windows <= self.valid_windows, "published_windows is too large"),
-            (self.n_embd % (2 * self.n_head) == 0, f"n_embd must be a multiple of "
-             f"{2 * self.n_head}, for {self.n_head} heads of an even size"),
-            (self.n_embd % (2 * self.n_head) or training_flops_per_token(self.model) < 1e10,
+            (flops < 1e10,
              "this would be a model of more than a billion parameters; lower n_layer or n_embd"),
+            (not (self.test_windows and self.train_file), "only a corpus has a test text; leave "
+             "out --test_windows, or the files"),
             (self.device == "cpu" or getattr(torch, self.device).is_available(),
              f"torch finds no {self.device} on this machine; leave out --device"),
         ):
@@ -110,7 +127,8 @@ class StudyConfig:
 
     @property
     def model(self):
-        return ModelConfig(self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
+        return ModelConfig(self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd,
+                           self.architecture, self.positions, self.n_flat)
 
     @property
     def tokens_per_step(self):
@@ -144,6 +162,25 @@ PRESETS = {
         n_layer=1, n_head=2, n_embd=16, seeds=[101, 202, 303], total_tokens=2560,
         windows_per_step=4, warmup_tokens=256, decay_tokens=2560, interval_tokens=256,
         valid_windows=8),
+    # The architecture study: every rung at the same cost, on characters, half a minute each on two
+    # cores. The rate stays constant after the warm-up, so that no point of a curve is favoured.
+    "ladder": dict(
+        tokenizer="char", vocab_size=60, architecture="transformer", positions="learned",
+        train_stories=2000, tokenizer_stories=2000, seeds=[101, 202, 303], training_flops=4e11,
+        peak_lr=1e-3, final_lr=1e-3, warmup_tokens=20_480, valid_windows=256, test_windows=256),
+}
+
+# The rungs of the ladder, each a study of its own: where it differs from the preset `ladder`,
+# which is 2 layers, 4 heads, context 64, learned positions.
+RUNGS = {
+    "linear": {"architecture": "linear"},
+    **{f"mlp-{n}": {"architecture": "mlp", "n_flat": n} for n in (128, 256, 512)},
+    **{f"attention-{n}": {"n_layer": 1, "n_head": n} for n in (1, 2, 4)},
+    **{f"transformer-{n}": {"n_layer": n} for n in (2, 3, 4)},
+    **{f"context-{n}": {"block_size": n} for n in (32, 128)},
+    "rotary": {"positions": "rotary"}, "none": {"positions": "none"},
+    "llama": {"architecture": "llama", "positions": "rotary"},
+    "llama-learned": {"architecture": "llama"},
 }
 
 def settings_parser(description):
@@ -165,11 +202,18 @@ def settings_parser(description):
                             help=f"{f.metadata['what']} ({values.strip()}; default {default})")
     return parser
 
-def config_from(args):
-    """(the StudyConfig of parsed options: the preset, and over it what was given; run folder)."""
+def config_from(args, rung=None):
+    """(the StudyConfig of parsed options, run folder): the preset, and over it what was given; over
+    both a rung of the ladder, whose folder lies below the run's."""
     given = {f.name: getattr(args, f.name) for f in fields(StudyConfig)}
     given = {name: value for name, value in given.items() if value is not None}
-    return StudyConfig(**{**PRESETS[args.preset], **given}), args.out or Path("runs", args.preset)
+    config = StudyConfig(**{**PRESETS[args.preset], **given})
+    if rung:  # the windows of another context are more or fewer, so that the tokens are the same
+        own = {"block_size": config.block_size, **RUNGS[rung]}
+        own |= {name: getattr(config, name) * config.block_size // own["block_size"] for name in (
+            "windows_per_step", "windows_at_once", "valid_windows", "test_windows")}
+        config = replace(config, **own)
+    return config, (args.out or Path("runs", args.preset)) / (rung or "")
 
 # ---------------------------------------------------------------- the text
 
@@ -179,45 +223,54 @@ class Text:
 
     train: np.ndarray  # (n_train_tokens) ids
     valid: np.ndarray  # (n_valid_tokens) ids
+    test: np.ndarray  # (n_test_tokens) ids, perhaps none
     target_bytes: int  # how long the text is that the validation windows ask for
 
 def read_text(config):
-    """(training documents, validation documents, where from), as many as the settings ask for."""
+    """({"train", "valid", "test": as many documents as the settings ask for}, where from)."""
     n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
     if config.train_file:
-        train, valid = ([d for path in paths for d in read_documents(path, n)] for paths, n in (
-            (config.train_file, n_train), (config.valid_file, n_valid)))
+        documents = {name: [d for path in paths for d in read_documents(path, n)]
+                     for name, paths, n in (("train", config.train_file, n_train),
+                                            ("valid", config.valid_file, n_valid))}
         source = {"text": ", ".join(config.train_file)}
     elif config.corpus == "embedded":
-        train, valid = first_stories("train", n_train), first_stories("valid", n_valid)
+        valid = first_stories("valid", 2 * n_valid)
+        documents = {"train": first_stories("train", n_train), "valid": valid,
+                     "test": valid[n_valid:]}  # as many more
         source = {"text": "the project's own stories"}
     else:
         documents, files = load(config.corpus)
-        train, valid, source = documents["train"], documents["valid"], {
-            "text": config.corpus, "files": files}
-    return train[:n_train], valid[:n_valid], source
+        source = {"text": config.corpus, "files": files}
+    test = documents.get("test", []) if config.test_windows else []
+    return {"train": documents["train"][:n_train], "valid": documents["valid"][:n_valid],
+            "test": test}, source
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
-    train, valid, facts = read_text(config)
-    tokenizer = BPETokenizer.train(train[: config.tokenizer_stories], config.vocab_size)
+    documents, facts = read_text(config)
+    tokenizer = TOKENIZERS[config.tokenizer].train(
+        documents["train"][: config.tokenizer_stories], config.vocab_size)
     if tokenizer.vocab_size < config.vocab_size:
         raise InputError(f"the text for the tokenizer yields {tokenizer.vocab_size} tokens and "
                          "no more; set --vocab_size to that, or give more --tokenizer_stories")
-    train = train[: config.train_stories]
-    ids = {name: np.array(tokenizer.encode_documents(documents))
-           for name, documents in (("train", train), ("valid", valid))}
+    documents["train"] = documents["train"][: config.train_stories]
+    ids = {name: np.array(tokenizer.encode_documents(some), dtype=np.int64)
+           for name, some in documents.items()}
     first, n_targets = config.valid_start + 1, config.valid_windows * config.block_size
-    for name, documents, need in (("train", train, config.block_size + 2),
-                                  ("valid", valid, first + n_targets)):
-        joined = "\n\n".join(documents).encode("utf-8")
+    for name, need in (("train", config.block_size + 2), ("valid", first + n_targets),
+                       ("test", config.test_windows * config.block_size + 1)):
+        if name == "test" and not config.test_windows:
+            continue
         if len(ids[name]) < need:
             raise InputError(f"the {name} text has {len(ids[name])} tokens and these settings need "
                              f"{need}; give more, or lower block_size, valid_start or windows")
-        facts |= {f"{name}_documents": len(documents), f"{name}_tokens": len(ids[name]),
+        joined = "\n\n".join(documents[name]).encode("utf-8")
+        facts |= {f"{name}_documents": len(documents[name]), f"{name}_tokens": len(ids[name]),
+                  f"{name}_unknown": int((ids[name] == tokenizer.unknown_id).sum()),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
     text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in ids["valid"][
-        first : first + n_targets] if i != END_ID))  # the end of a text is no text
+        first : first + n_targets] if i != tokenizer.end_id))  # the end of a text is no text
     return text, tokenizer, facts
 
 # ---------------------------------------------------------------- the two schedules
@@ -261,13 +314,16 @@ def windows_at(ids, starts, config):
     return windows[:, :-1], windows[:, 1:]
 
 @torch.no_grad()
-def evaluate(model, ids, config):
-    """The loss of each validation window, in nats a token: float64 array (valid_windows).
+def evaluate(model, ids, config, starts=None):
+    """The loss of each window, in nats a token: float64 array (n_windows).
+
+    starts: where the windows begin in ids; by default the validation windows.
 
     KEEP: the same windows every time, and no chance in it. An evaluation that draws from the
     training's random generator changes the training that it is meant to observe.
     """
-    starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
+    if starts is None:
+        starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
     losses = []
     model.eval()  # no dropout, should a student add it
     for batch in np.array_split(starts, math.ceil(len(starts) / config.windows_at_once)):
@@ -346,7 +402,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     """
     one_thread()
     torch.manual_seed(seed)  # KEEP: all that the seed decides, unless it draws the order as well
-    model = Llama(config.model).to(config.device)
+    model = build(config.model).to(config.device)
     optimizer = make_optimizer(model, config)
     folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -488,7 +544,9 @@ def open_run(config, out, restart=False):
         except OSError as error:
             raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another "
                              "with --out") from None
-        identity |= {"threads": 1, "machine": f"{platform.system()} {platform.machine()}"}
+        identity |= {"threads": 1, "machine": f"{platform.system()} {platform.machine()}",
+                     "parameters": sum(p.numel() for p in build(config.model).parameters()),
+                     "flops_per_token": training_flops_per_token(config.model)}
         write_whole(out / "config.json", json.dumps(identity, indent=1) + "\n")
     buffer = io.BytesIO()
     np.savez(buffer, **vars(text))
@@ -596,14 +654,14 @@ def main():
         if seed not in config.seeds:
             raise InputError(f"seed {seed} is not one of the study's {config.seeds}")
         text, _, _ = open_run(config, out, args.restart)
-        train_seed(config, seed, text, out, print_row)
+        train_seed(config, seed, text, out, lambda seed, *news: print_row(f"seed {seed}", *news))
     except (InputError, OSError, FloatingPointError) as error:
         parser.error(str(error))
 
-def print_row(seed, tokens_seen, row):
+def print_row(name, tokens_seen, row):
     """Progress for a pipe or a log file: one plain line for each measurement."""
     if row:
-        print(f"seed {seed}  interval {row['interval']:3d}  {tokens_seen:>12,d} tokens  "
+        print(f"{name}  interval {row['interval']:3d}  {tokens_seen:>12,d} tokens  "
               f"validation loss {row['val_loss']:.4f}", flush=True)
 
 if __name__ == "__main__":
