@@ -166,7 +166,7 @@ PRESETS = {
     # cores. The rate stays constant after the warm-up, so that no point of a curve is favoured.
     "ladder": dict(
         tokenizer="char", vocab_size=60, architecture="transformer", positions="learned",
-        train_stories=2000, tokenizer_stories=2000, seeds=[101, 202, 303], training_flops=4e11,
+        train_stories=2000, tokenizer_stories=2000, seeds=[101, 202, 303], training_flops=3e11,
         peak_lr=1e-3, final_lr=1e-3, warmup_tokens=20_480, valid_windows=256, test_windows=256),
 }
 
