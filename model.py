@@ -157,6 +157,26 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), table)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
+@torch.no_grad()
+def generate(model, tokens, n_new, temperature=1.0, generator=None, stop=None):
+    """Write on: (1, T) ids -> (1, T + n_new) ids, or fewer if the id `stop` comes up.
+
+    temperature: below 1 plays safe, 0 always takes the likeliest. generator: the source of
+    chance, a torch.Generator of its own, so that writing never disturbs anything else.
+    """
+    for _ in range(n_new):
+        logits, _ = model(tokens[:, -model.config.block_size :])
+        logits = logits[:, -1]  # (1, V): only the last position speaks of the future
+        if temperature == 0:
+            new = logits.argmax(-1, keepdim=True)
+        else:
+            probabilities = (logits / temperature).softmax(-1)
+            new = torch.multinomial(probabilities, 1, generator=generator)  # (1, 1)
+        tokens = torch.cat([tokens, new], dim=1)
+        if new.item() == stop:
+            break
+    return tokens
+
 def scored(logits, targets):
     """(logits (B, T, V), the loss; None without targets): -log p(target), the mean over B * T."""
     if targets is None:
@@ -165,6 +185,10 @@ def scored(logits, targets):
 
 class Llama(nn.Module):
     """The language model. Its initial weights come from torch's global random generator."""
+
+    # EXERCISE 4: for every new token this computes all keys and values again. Give Llama a
+    # generate of its own that keeps them. (The models at the end of the file keep this one.)
+    generate = generate
 
     def __init__(self, config):
         super().__init__()
@@ -191,27 +215,6 @@ class Llama(nn.Module):
         # Tied: the matrix that reads tokens in also scores them (Press and Wolf 2017).
         logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
         return scored(logits, targets)
-
-    @torch.no_grad()
-    def generate(self, tokens, n_new, temperature=1.0, generator=None, stop=None):
-        """Write on: (1, T) ids -> (1, T + n_new) ids, or fewer if the id `stop` comes up.
-
-        temperature: below 1 plays safe, 0 always takes the likeliest. generator: the source of
-        chance, a torch.Generator of its own, so that writing never disturbs anything else.
-        """
-        for _ in range(n_new):
-            # EXERCISE 4: every step computes all keys and values again. Keep them.
-            logits, _ = self(tokens[:, -self.config.block_size :])
-            logits = logits[:, -1]  # (1, V): only the last position speaks of the future
-            if temperature == 0:
-                new = logits.argmax(-1, keepdim=True)
-            else:
-                probabilities = (logits / temperature).softmax(-1)
-                new = torch.multinomial(probabilities, 1, generator=generator)  # (1, 1)
-            tokens = torch.cat([tokens, new], dim=1)
-            if new.item() == stop:
-                break
-        return tokens
 
 def training_flops_per_token(config):
     """Floating-point operations for one token's forward and backward pass, matrix products only.
@@ -270,7 +273,7 @@ class Flat(nn.Module):
     N(0, 0.02) would make these wide layers start almost silent.
     """
 
-    generate = Llama.generate
+    generate = generate
 
     def __init__(self, config):
         super().__init__()
@@ -298,6 +301,8 @@ class PlainBlock(Block):
 class Transformer(Llama):
     """transformer: plain blocks, one or more, and an output matrix of its own. Positions: learned
     (a vector is added for each place), rotary or none, which llama's blocks can be given too."""
+
+    generate = generate
 
     def __init__(self, config):
         super().__init__(config)

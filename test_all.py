@@ -3,6 +3,7 @@
     python test_all.py                 all of them, offline (2.5 minutes on two cores)
     python test_all.py stats           those of one file: data, tokenizer, model, train,
                                        telemetry, stats or run_all
+    python test_all.py exercise 4      the judge of an exercise: what is right, what not yet
 
 A test is a plain function whose name begins with test_FILE_; its docstring is the sentence. The
 runner at the end is ten lines. A test that would pass with the code broken is worse than none.
@@ -1242,14 +1243,204 @@ def check_refusals(run):
         assert status == 2 and "0 of 2 seeds are complete" in err, err
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
+# ---------------------------------------------------------------- exercises and their judges
+
+# EXERCISE 11: below are six bugs that a tired programmer makes. Write tests, each a function
+# exercise_11_NAME(), that pass on the true code and fail on the bugs: every bug must be caught by
+# one of them, and none by a test that looks into BUGS. (The file has such tests; write yours
+# before you look.)
+
+def peeking(q, k, v, is_causal=True):
+    T = q.shape[-2]
+    seen = torch.ones(T, T, dtype=torch.bool).tril(1)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, -math.inf).softmax(-1) @ v
+
+def ties_to_the_last(documents, vocab_size):
+    turned = lambda counts, key, default: max(
+        counts, key=lambda pair: (counts[pair], pair), default=default)
+    with patch.object(tokenizer, "min", turned, create=True):
+        return tokenizer.slow_bpe(documents, vocab_size)
+
+def by_chance(model, ids, config, starts=None, true=train.evaluate):
+    return true(model, ids, config, torch.randint(len(ids) - config.block_size, (
+        config.valid_windows,)).numpy())
+
+def population_sd(losses, window=5, true=telemetry.derive, **more):
+    m = true(losses, window, **more)
+    n = np.minimum(np.arange(m["volatility"].shape[-1]), window)
+    return m | {"volatility": m["volatility"] * np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))}
+
+BUGS = {  # what is wrong -> how to have it so
+    "attention sees one token of the future": (F, "scaled_dot_product_attention", peeking),
+    "of equal counts the larger pair is merged": (tokenizer, "fast_bpe", ties_to_the_last),
+    "evaluation draws its windows by chance, from the training's generator": (
+        train, "evaluate", by_chance),
+    "weight decay is left out": (train, "make_optimizer", lambda model, config, fused=True:
+                                 torch.optim.AdamW(model.parameters(), betas=(
+                                     config.beta1, config.beta2), weight_decay=0.0)),
+    "volatility divides by n": (telemetry, "derive", population_sd),
+    "Bonferroni counts the levels, not the pairs": (
+        stats, "pairwise_tests", lambda Y, pairs=None, true=stats.pairwise_tests: replace(
+            t := true(Y, pairs), p_adjusted=np.minimum(1, t.p * np.shape(Y)[1]))),
+}
+
+def fails(test):
+    """Whether a test fails, whatever it prints."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            test()
+    except Exception:
+        return True
+    return False
+
+def judge_11():
+    """Tests that catch six planted bugs (test_all.py)."""
+    own = [test for name, test in globals().items() if name.startswith("exercise_11_")]
+    yield "there are tests named exercise_11_...", bool(own)
+    yield "all of them pass on the true code", bool(own) and not any(map(fails, own))
+    for what, bug in BUGS.items():
+        with patch.object(*bug):
+            caught = [test.__name__[12:] for test in own if fails(test)]
+        yield f"{what}: {', '.join(caught) or 'not caught'}", bool(caught)
+
+def judge_1():
+    """Digits one by one (the chunk pattern in tokenizer.py)."""
+    find, before = tokenizer.CHUNK.findall, r" ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+"
+    yield "no chunk holds two digits, of any script", all(
+        sum(map(str.isdecimal, chunk)) < 2 for chunk in find("In 1984 7b: 3,050 \u0663\u0664."))
+    yield "nothing is lost", all("".join(find(text)) == text for text in [*NASTY, "a1 22\u06f3 3b"])
+    yield "letters, signs and spaces are cut as before", find("don't stop,  my_x!") == [
+        "don", "'t", " stop", ",", " ", " my", "_", "x", "!"]
+    sums = [f"{a} + {b} = {a + b}" for a in range(80, 99) for b in range(80, 99)]
+    learned = BPETokenizer.train(sums, 400)
+    yield "no token of two digits is learned from sums", not any(
+        re.search(rb"\d\d", piece) for piece in learned.pieces)
+    with patch.object(tokenizer, "CHUNK", re.compile(before)):
+        long = len(BPETokenizer.train(sums, 400).encode(sums[-1]))
+    print(f"  {sums[-1]!r}: {long} tokens with digits together, {len(learned.encode(sums[-1]))} now")
+
+def judge_4():
+    """A cache of keys and values (generate in model.py)."""
+    network, tokens = tiny_model()
+    network.load_state_dict({k: 8 * v for k, v in network.state_dict().items()})
+    seen = []  # how many tokens go through the model at a time
+    network.embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0].numel()))
+
+    def slow(text, n_new, temperature, chance):
+        for _ in range(n_new):
+            logits = network(text[:, -16:])[0][:, -1]
+            new = logits.argmax(-1, keepdim=True) if temperature == 0 else torch.multinomial(
+                (logits / temperature).softmax(-1), 1, generator=chance)
+            text = torch.cat([text, new], dim=1)
+        return text
+
+    def both(prompt, n_new, temperature=0.0):
+        ways = []
+        for way in (slow, lambda *given: network.generate(*given[:3], generator=given[3])):
+            seen.clear()
+            ways.append((way(tokens[:1, :prompt], n_new, temperature,
+                             torch.Generator().manual_seed(5)).tolist(), sum(seen)))
+        return ways
+
+    (_, before), (_, now) = both(3, 13)
+    yield f"from 3 tokens to 16 the model is shown {before} tokens without, {now} now", now <= 16
+    for prompt, n_new, what in ((3, 13, "within the window"), (1, 15, "from a single token"),
+                                (10, 30, "beyond the window")):
+        yield f"the same text {what}", all(len({str(text) for text, _ in both(
+            prompt, n_new, temperature)}) == 1 for temperature in (0.0, 1.0))
+    yield "and the same again: nothing is left over from the last text", (
+        both(3, 13)[0][0] == both(3, 13)[1][0])
+    yield "training sees the loss it saw", abs(network(tokens, tokens)[1].item() - F.cross_entropy(
+        network(tokens)[0].flatten(0, 1), tokens.flatten()).item()) < 1e-6
+
+def judge_5():
+    """A learning rate that stays constant (a setting `schedule` in train.py)."""
+    yield "StudyConfig has the setting schedule", hasattr(SMOKE, "schedule")
+    config, at = replace(SMOKE, warmup_tokens=500), (0, 250, 500, 1000, 2560, 9999)
+    rates = lambda kind: [train.learning_rate(t, replace(config, schedule=kind)) for t in at]
+    cosine = [0, 0.002, 0.004, *(4e-4 + 1.8e-3 * (1 + math.cos(math.pi * x)) for x in (
+        500 / 2060, 1, 1))]
+    yield '"cosine" is what there was, and the default', np.allclose(rates("cosine"), cosine) and (
+        SMOKE.schedule == "cosine")
+    yield '"constant" is peak_lr all along', rates("constant") == [0.004] * 6
+    yield '"warmup" rises as before, and stays', np.allclose(
+        rates("warmup"), [0, 0.002, *[0.004] * 4])
+    yield "another word is refused", fails(lambda: replace(SMOKE, schedule="x"))
+    with folder() as out:
+        rows = train.train_seed(replace(SMOKE, schedule="constant", total_tokens=768), 101,
+                                smoke_text(), out)
+    yield "a seed trains by it", [row["learning_rate"] for row in rows] == [0.004] * 4
+
+def judge_7():
+    """A rule for spikes and one for stable phases (derive in telemetry.py)."""
+    rng, t = np.random.default_rng(7), np.arange(60)
+    restless = 1 + 2 * np.exp(-t / 3) + np.cumsum(rng.choice([-1, 1], (6, 60)) * rng.uniform(
+        0.02, 0.05, (6, 60)), axis=1)
+    spiky, quiet = restless.copy(), restless.copy()
+    spikes = [(0, 20), (0, 40), (2, 12), (3, 55), (5, 33)]
+    for seed, at in spikes:
+        spiky[seed, at] += 0.5
+    quiet[1:4, 30:50] = quiet[1:4, 30:31] + rng.uniform(-0.001, 0.001, (3, 20))
+    find = lambda losses, name: {(int(i), int(j)) for i, j in np.argwhere(
+        np.nan_to_num(telemetry.derive(losses)[name]) == 1)}
+    own = telemetry.derive(restless)
+    yield "derive also returns own_spike and own_stable", {"own_spike", "own_stable"} <= set(own)
+    for name, losses, all_of, but in (
+            ("own_spike", restless, set(), set()), ("own_spike", spiky, set(spikes), set()),
+            ("own_spike", 8 * spiky, set(spikes), set()), ("own_stable", spiky, set(), set()),
+            ("own_stable", quiet, {(i, j) for i in (1, 2, 3) for j in range(35, 50)},
+             {(i, j) for i in (1, 2, 3) for j in range(30, 35)})):
+        found = find(losses, name)
+        yield (f"{name}: {len(all_of)} planted, {len(found & all_of)} found, and "
+               f"{len(found - all_of - but)} where nothing was planted"), (
+                   all_of <= found <= all_of | but)
+
+def judge_8():
+    """Holm's correction and the exact sign-flip test (stats.py)."""
+    yield "stats.py has holm(p) and sign_flip_test(D)", hasattr(stats, "holm") and hasattr(
+        stats, "sign_flip_test")
+    yield "holm: 0.01 0.04 0.03 0.005 become 0.03 0.06 0.06 0.02", np.allclose(
+        stats.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    yield "holm: never above 1, and what is undefined stays so, but counts", np.allclose(
+        stats.holm(np.array([0.6, np.nan, 0.01])), [1, np.nan, 0.03], equal_nan=True)
+    for n in (3, 6, 9):
+        D = random_table(n, 2)[:, 0] + 0.5
+        by_scipy = scipy.stats.permutation_test((D,), np.mean, permutation_type="samples")
+        yield (f"sign_flip_test: {n} differences, p = {by_scipy.pvalue:.4f} by scipy", abs(
+            stats.sign_flip_test(D) - by_scipy.pvalue) < 1e-9)
+    yield "sign_flip_test: 6 differences of one sign, p = 2/64", (
+        stats.sign_flip_test(np.arange(1.0, 7)) == 2 / 64)
+    t = stats.pairwise_tests(stats.read_table(PUBLISHED)[0])
+    print(f"  of {len(t.p)} published pairs Bonferroni finds {sum(t.p_adjusted < 0.05)} different, "
+          f"Holm {sum(stats.holm(t.p) < 0.05)}")
+
+def judge(number):
+    """Judge one exercise; the exit status is 1 if it is not done, or not right."""
+    judges = {name[6:]: function for name, function in globals().items() if re.match(
+        r"judge_\d", name)}
+    if number not in judges:
+        sys.exit(f"test_all.py: exercises with a judge are {', '.join(sorted(judges, key=int))}")
+    print(f"Exercise {number}: {judges[number].__doc__}")
+    try:
+        for what, right in judges[number]():
+            print(f"  {'ok ' if right else 'NOT'}  {what}")
+            if not right:
+                sys.exit("Not done yet.")
+    except Exception as error:  # the student's code failed, and shall see where
+        traceback.print_exc()
+        sys.exit(f"Not done yet: {type(error).__name__} above.")
+    print("Done.")
+
 # ---------------------------------------------------------------- the runner
 
 def main():
     groups = ["data", "tokenizer", "model", "train", "telemetry", "stats", "run_all"]
     chosen = sys.argv[1:] or groups
-    if not set(chosen) <= set(groups):
-        sys.exit(f"test_all.py: choose from {' '.join(groups)}")
     torch.set_num_threads(1)  # two threads on one small matrix only wait for each other
+    if chosen[0] == "exercise" and len(chosen) == 2:
+        return judge(chosen[1])
+    if not set(chosen) <= set(groups):
+        sys.exit(f"test_all.py: choose from {' '.join(groups)}, or exercise N")
     tests = [(name, test) for name, test in globals().items()
              if name.startswith(tuple(f"test_{group}_" for group in chosen))]
     failed = 0
