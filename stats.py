@@ -93,8 +93,8 @@ def f_and_epsilons(Y):
     room = n - 1 - d * gg
     return F, gg, (n * d * gg - 2) / (d * np.where(room > 1e-12 * n, room, np.nan))
 
-# EXERCISE 9: power by simulation. Add an effect to 2,000 random tables (2000, n, k), hand them to
-# f_and_epsilons in one call, count p < ALPHA. How many seeds does a change of 0.05 need?
+# EXERCISE 9: power by simulation. Add a change of 0.05 at the last level to 2,000 random tables
+# (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many seeds find it 8 times of 10?
 @np.errstate(all="ignore")
 def rm_anova(Y):
     """Do levels differ on average by more than the subjects' private ups and downs explain?
@@ -206,9 +206,9 @@ def pairwise_tests(Y, pairs=None):
     t = mean / sd * np.sqrt(n)
     p = 2 * scipy_stats.t.sf(np.abs(t), n - 1)
     p_adjusted = np.minimum(1, p * len(a))  # Bonferroni; undefined pairs count in len(a)
-    # EXERCISE 8: Holm (p times m for the smallest, m-1 for the next, ..., never below the one
-    # before), and the exact sign-flip test (the share of the 2^n signs of D with a |mean| at least
-    # this large). How small can that p be with 6 seeds, and does it survive times 210?
+    # EXERCISE 8: holm(p) (p times m for the smallest, m-1 for the next, ..., never below the one
+    # before) and sign_flip_test(D) (the share of the 2^n signs of D with a |mean| at least this
+    # large). How small can that p be with 6 seeds, and does it survive times 210?
     return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
 @np.errstate(all="ignore")

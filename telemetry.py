@@ -55,7 +55,8 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
         recent, before = d[..., first : t + 1], d[..., max(1, t - window) : t]
         if t >= 2:
             m["volatility"][..., t] = recent.std(axis=-1, ddof=1)
-            # EXERCISE 7: a rule for spikes, and one for stable phases, that finds planted ones.
+            # EXERCISE 7: own_spike and own_stable: rules that find planted events (a jump of 0.5
+            # nats; 20 intervals with changes below 0.003) and nothing else. Add them to m.
             m["spike"][..., t] = exceeds(d[..., t], recent, spike_factor, spike_floor)
         if t >= 3:
             m["spike_corrected"][..., t] = exceeds(d[..., t], before, spike_factor, spike_floor)
@@ -762,8 +763,8 @@ def write_report(folder):
 # ---------------------------------------------------------------- runs side by side
 
 def read_curves(folder):
-    """(tokens (k), epochs (k), loss (n, k)) of a run, whole or not yet: from its metrics.csv, or
-    else from those of its seeds, as far as all of them have come."""
+    """(tokens (k), epochs (k), loss and bits per byte (n, k)) of a run, whole or not yet: from its
+    metrics.csv, or else from those of its seeds, as far as all of them have come."""
     tables = [Path(folder, "metrics.csv")]
     tables = tables if tables[0].exists() else sorted(Path(folder).glob("seed_*/metrics.csv"))
     seeds = {}
@@ -772,20 +773,24 @@ def read_curves(folder):
             with open(table, encoding="utf-8-sig", newline="") as file:
                 for row in csv.DictReader(file):
                     seeds.setdefault(row["seed"], []).append(
-                        [float(row[name]) for name in ("tokens_seen", "epochs", "val_loss")])
+                        [float(row.get(name) or "nan") for name in (
+                        "tokens_seen", "epochs", "val_loss", "bits_per_byte")])
         k = min(map(len, seeds.values()), default=0)
         cube = np.array([rows[:k] for rows in seeds.values()])
-        if k < 2 or not np.isfinite(cube).all() or (cube[:, :, 0] != cube[0, :, 0]).any():
+        if (k < 2 or not np.isfinite(cube[..., :3]).all()
+                or (cube[..., 0] != cube[0, :, 0]).any()):
             raise ValueError("fewer than 2 intervals, or different ones")
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise InputError(f"{folder} has no metrics.csv, its own or of a seed, with curves to "
                          f"compare ({error!r:.100})") from None
-    return cube[0, :, 0], cube[0, :, 1], cube[:, :, 2]
+    return cube[0, :, 0], cube[0, :, 1], cube[:, :, 2], cube[:, :, 3]
 
-def character(tokens, epochs, loss, window=5):
+def character(tokens, epochs, loss, bits=None, window=5):
     """name -> number: what is compared between runs, of a matrix loss (n, k)."""
     mean, best, late = loss.mean(0), int(loss.mean(0).argmin()), slice(window, None)
-    found = {"lowest mean loss (nats)": mean[best], "at million tokens": tokens[best] / 1e6,
+    found = {"lowest mean loss (nats)": mean[best],
+             **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
+             "at million tokens": tokens[best] / 1e6,
              "at epoch": epochs[best], "rise from there to the end": mean[-1] - mean[best]}
     if loss.shape[1] > window + 5:  # else too short for more
         wave = waves(loss[:, late])
@@ -860,7 +865,7 @@ def compare(folders):
     runs = {Path(folder).name: read_curves(folder) for folder in folders}
     stem = f"compared_with_{'_'.join(list(runs)[1:])}"
     write_whole(Path(folders[0]) / f"{stem}.svg", line_chart(
-        [(name, tokens / 1e6, loss.mean(0)) for name, (tokens, _, loss) in runs.items()],
+        [(name, tokens / 1e6, loss.mean(0)) for name, (tokens, _, loss, _) in runs.items()],
         "training tokens (millions)", "mean validation loss (nats)"))
     table = {name: character(*run) for name, run in runs.items()}
     rows = [[what, *(float(table[name].get(what, math.nan)) for name in runs)]
@@ -870,7 +875,7 @@ def compare(folders):
         f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in map(str, (
             name if isinstance(name, str) else number(name) for name in cells)))
         for what, *cells in [["From interval 5 on, where it says no more", *runs], *rows]]
-    (one, _, Y), (two, _, Z) = list(runs.values())[:2]
+    (one, _, Y, _), (two, _, Z, _) = list(runs.values())[:2]
     if len(Y) > 1 and Y.shape == Z.shape and Y.shape[1] > 10 and (one == two).all():
         a = stats.rm_anova((Y - Z)[:, 1:])
         w = stats.pairwise_tests(np.log([waves(X[:, 5:]).std(1) for X in (Y, Z)]).T)

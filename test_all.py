@@ -763,19 +763,20 @@ def test_telemetry_compares_runs_whole_or_not():
         config = (at / "one" / "config.json").read_text(encoding="utf-8")
         (at / "two" / "config.json").write_text(config, encoding="utf-8")
         Z = one.loss + np.linspace(0, 1, 21) * np.arange(1, 7)[:, None]
-        header = "seed interval tokens_seen epochs val_loss".split()
+        header = "seed interval tokens_seen epochs val_loss bits_per_byte".split()
         for path, losses in (("two", Z), ("three/seed_1", Z[:1, :4])):
             tokenizer.write_csv(at / path / "metrics.csv", header, [
-                [s, t, one.tokens[t], one.epochs[t], y]
+                [s, t, one.tokens[t], one.epochs[t], y, y / 2]
                 for s, row in zip(one.seeds, losses) for t, y in enumerate(row)])
         lines = telemetry.compare([at / "one", at / "two", at / "three"])
         a = stats.rm_anova((one.loss - Z)[:, 1:])
         assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
         assert "Size of the waves: 1.00 times" in lines[-1]  # a straight line makes no waves
         table = list(csv.reader(open(at / "one" / "compared_with_two_three.csv", encoding="utf-8")))
-        assert table[0] == ["", "one", "two", "three"] and table[6][0] == "volatility"
+        assert table[0] == ["", "one", "two", "three"] and table[7][0] == "volatility"
         same([float(x) for x in table[1][1:]], [one.loss.mean(0).min(), Z.mean(0).min(), Z[0, 3]])
-        assert table[6][3] == "" and float(table[3][1]) == one.epochs[4]
+        assert table[7][3] == "" and float(table[4][1]) == one.epochs[4] and table[2][1] == ""
+        same(float(table[2][2]), float(table[1][2]) / 2)
         refused(lambda: telemetry.compare([at / "one", at]), "no metrics.csv")
 
 def test_telemetry_beside_the_published_study():
@@ -1317,7 +1318,8 @@ def judge_1():
         re.search(rb"\d\d", piece) for piece in learned.pieces)
     with patch.object(tokenizer, "CHUNK", re.compile(before)):
         long = len(BPETokenizer.train(sums, 400).encode(sums[-1]))
-    print(f"  {sums[-1]!r}: {long} tokens with digits together, {len(learned.encode(sums[-1]))} now")
+    now = len(learned.encode(sums[-1]))
+    print(f"  {sums[-1]!r}: {long} tokens with digits together, {now} now")
 
 def judge_4():
     """A cache of keys and values (generate in model.py)."""
@@ -1343,7 +1345,7 @@ def judge_4():
         return ways
 
     (_, before), (_, now) = both(3, 13)
-    yield f"from 3 tokens to 16 the model is shown {before} tokens without, {now} now", now <= 16
+    yield f"from 3 tokens to 16 the model sees {before} without, {now} now", now <= 16
     for prompt, n_new, what in ((3, 13, "within the window"), (1, 15, "from a single token"),
                                 (10, 30, "beyond the window")):
         yield f"the same text {what}", all(len({str(text) for text, _ in both(

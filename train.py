@@ -278,7 +278,8 @@ def prepare_text(config):
 def learning_rate(tokens_seen, config):
     """The rate of a step, from the tokens seen before it: linear from 0 to peak_lr over
     warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant."""
-    # EXERCISE 5: a rate that stays constant, or warms up and stops.
+    # EXERCISE 5: a setting `schedule`: "cosine" as here, "constant" (peak_lr all along), "warmup"
+    # (the same rise, then peak_lr to the end). Does the validation loss still turn?
     if tokens_seen < config.warmup_tokens:
         return config.peak_lr * tokens_seen / config.warmup_tokens
     decay = max(1, config.decay_tokens - config.warmup_tokens)
@@ -293,7 +294,8 @@ def window_starts(step, config, n_tokens, seed):
     every seed. With seed_decides = "weights+order": the same starts, those of each epoch in an
     order that the seed draws afresh. A pure function: there is no position to save or to lose.
     """
-    # EXERCISE 6: another order. Which part of the volatility goes away?
+    # EXERCISE 6: a third choice of seed_decides, "order": every epoch shuffled, but alike for all
+    # seeds. Or a curriculum: the windows with the lowest loss of a first run come first.
     T, span = config.block_size, n_tokens - config.block_size - 1
     windows = step * config.windows_per_step + np.arange(config.windows_per_step)
     if config.seed_decides == "weights+order":
