@@ -92,6 +92,7 @@ class Run:
     se: np.ndarray  # (n, k) standard error of loss over the validation windows
     change_se: np.ndarray  # (n, k) of its change, paired over the windows; nan at interval 0
     published: np.ndarray  # (n, k) loss on the published study's windows; nan without
+    seconds: np.ndarray  # (n, k) since the seed began; nan if not known
     windows: np.ndarray | None  # (n, k, n_windows) loss of each validation window
     measures: dict  # name -> (n, k), from derive
     notes: list  # sentences about what is left out
@@ -167,7 +168,7 @@ def read_run(folder):
                 else "it is not complete"))
         return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss,
                    column("val_loss_se"), column("val_change_se"), column("val_loss_published"),
-                   windows, derive(loss, **rules(config)), notes)
+                   column("elapsed_seconds"), windows, derive(loss, **rules(config)), notes)
     except (ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError,
             MemoryError, TokenError) as error:
         raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
@@ -524,10 +525,13 @@ def audit_stopping(run):
         at = [patience_stop(list(row), patience) for row in run.loss]
         lost = np.mean([row[: t + 1].min() - row.min() for row, t in zip(run.loss, at)])
         stops.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
+    mean, hours = run.loss.mean(0), np.diff(run.seconds[:, [run.best, -1]]).sum() / 3600
+    cost = "" if math.isnan(hours) else f", {hours:.2g} hours of one core,"
     return f"""Stop at interval {run.intervals[run.best]} (single seeds: {run.intervals[each.min()]}
-        to {run.intervals[each.max()]}); {1 - run.best / steps:.0%} of the compute came after it.
-        With a patience of {'; of '.join(stops)} (means over seeds; where patience lasted, the
-        end of the budget)."""
+        to {run.intervals[each.max()]}); {1 - run.best / steps:.0%} of the compute{cost} came after
+        it, and took the mean loss from {mean[run.best]:.3f} to {mean[-1]:.3f}. With a
+        patience of {'; of '.join(stops)} (means over seeds; where patience lasted, the end of the
+        budget)."""
 
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
@@ -887,17 +891,41 @@ def compare(folders):
 
 # ---------------------------------------------------------------- the architecture ladder
 
-def read_rung(folder):
-    """(its Run, training FLOPs at each interval (k), test loss of each of its seeds (n))."""
-    run = read_run(folder)
-    try:
-        with open(run.folder / "test.csv", encoding="utf-8", newline="") as file:
-            tests = {int(row["seed"]): float(row["test_loss"]) for row in csv.DictReader(file)}
-        flops = run.tokens * float(run.config["flops_per_token"])
-        return run, flops, np.array([tests[seed] for seed in run.seeds])
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"test.csv or config.json in {folder} is damaged or not there "
-                         f"({error!r:.99}); run_all.py --preset ladder writes test.csv") from None
+@dataclass
+class Rung:
+    """A rung of the ladder, of the n seeds that all rungs have: its cost and what it bought."""
+
+    run: Run
+    flops: np.ndarray  # (k) training FLOPs at each interval
+    loss: np.ndarray  # (n, k) validation loss
+    test: np.ndarray  # (n) test loss of each seed's best checkpoint
+
+    def at(self, budget):
+        """Validation loss (n) when `budget` FLOPs were spent: between measurements a line."""
+        return np.array([np.interp(budget, self.flops, curve) for curve in self.loss])
+
+def read_rungs(folders):
+    """name -> Rung. InputError if one cannot be read, or if they share fewer than 2 seeds."""
+    found = {}
+    for folder in map(Path, folders):
+        run = read_run(folder)
+        try:
+            with open(folder / "test.csv", encoding="utf-8", newline="") as file:
+                test = {int(row["seed"]): float(row["test_loss"]) for row in csv.DictReader(file)}
+            flops = run.tokens * float(run.config["flops_per_token"])
+            for name in ("parameters", "train_unknown", "valid_unknown", "test_unknown",
+                         "valid_tokens", "test_tokens"):
+                int(run.config[name])
+            found[folder.name] = run, flops, {
+                seed: (loss, test[seed]) for seed, loss in zip(run.seeds, run.loss)}
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise InputError(f"test.csv or config.json in {folder} is damaged or not there "
+                             f"({error!r:.99}); run_all.py writes test.csv again") from None
+    seeds = sorted(set.intersection(*(set(each) for *_, each in found.values())))
+    if len(seeds) < 2:
+        raise InputError(f"fewer than 2 seeds are complete in all of {', '.join(found)}")
+    return {name: Rung(run, flops, *(np.array([each[seed][i] for seed in seeds]) for i in (0, 1)))
+            for name, (run, flops, each) in found.items()}
 
 def claims(losses):
     """claim -> the difference of each seed (n), from rung -> losses (n), all at one cost. A claim
@@ -912,76 +940,80 @@ def claims(losses):
     return {claim: np.mean(a, axis=0) - np.mean(b, axis=0) for claim, (a, b) in pairs.items()
             if a and b}
 
-def write_ladder(folder, rungs):
+def claims_tested(found):
+    """Planned contrasts, Bonferroni over them: rows of claim, difference, sd, t, p, verdict."""
+    rows = []
+    for claim, d in found.items():
+        t = stats.pairwise_tests(np.stack([d, np.zeros(len(d))], axis=1))
+        p = min(1.0, float(t.p[0]) * len(found)) if len(d) >= 5 else math.nan
+        outcome = "described, not tested: fewer than 5 seeds" if math.isnan(p) else (
+            "no difference shown" if p >= stats.ALPHA else "lower" if d.mean() < 0 else "higher")
+        rows.append([claim, float(d.mean()), float(d.std(ddof=1)), float(t.t[0]), p, outcome])
+    return rows
+
+def rungs_tested(rungs):
+    """HTML: do the rungs differ on the test text, and which of them? Seeds are the subjects."""
+    Y, names = np.array([rung.test for rung in rungs.values()]).T, list(rungs)
+    if len(Y) < 5 or len(names) < 2:
+        return paragraphs("With fewer than 5 seeds or 2 rungs: described, not tested.")
+    a, t = stats.rm_anova(Y), stats.pairwise_tests(Y)
+    return paragraphs(f"""Test loss over the rungs: F({a.df_effect}, {a.df_error}) = {number(a.f)},
+        epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser).""") + table(
+        ["pair", "difference", "t", "p (Bonferroni)"],
+        [[f"{names[i]} minus {names[j]}", *map(float, more)] for i, j, *more in zip(
+            t.a, t.b, t.mean_diff, t.t, t.p_adjusted)])
+
+def ladder_figures(rungs, rows, unit):
+    """(loss against FLOPs along training, with the frontier; test loss against parameters): SVG."""
+    curves = [(name, np.log10(rung.flops[1:]), rung.loss.mean(0)[1:])
+              for name, rung in rungs.items()]
+    x = np.linspace(min(flops[0] for _, flops, _ in curves),
+                    min(flops[-1] for _, flops, _ in curves), 60)
+    frontier = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
+    return line_chart([*curves, ("frontier", x, frontier)], "training FLOPs (powers of ten)",
+                      f"validation loss (nats a {unit})"), line_chart(
+        [(row[0], np.log10([row[1]]), np.array([row[4]])) for row in rows],
+        "parameters (powers of ten)", f"test loss (nats a {unit})")
+
+def write_ladder(folder, folders):
     """rungs.csv, claims.csv, figures and report.html of the rungs' folders; returns sentences.
 
-    Each curve is read off at the same cost, that of the rung that spent least; between two
-    measurements it is taken for straight.
+    Every curve is read off at the same cost, that of the rung that spent least.
     """
-    read = {Path(rung).name: read_rung(rung) for rung in rungs}
-    runs = {name: run for name, (run, *_) in read.items()}
-    config = next(iter(runs.values())).config
-    seeds = sorted(set.intersection(*(set(run.seeds) for run in runs.values())))
-    if len(seeds) < 2:
-        raise InputError(f"fewer than 2 seeds are complete in every rung of {folder}")
-    ours = {name: [run.seeds.index(seed) for seed in seeds] for name, run in runs.items()}
-    budget = min(flops[-1] for _, flops, _ in read.values())
-    at_budget = {name: np.array([np.interp(budget, flops, run.loss[i]) for i in ours[name]])
-                 for name, (run, flops, _) in read.items()}
-    test = np.array([loss[ours[name]] for name, (_, _, loss) in read.items()]).T  # (n, rungs)
+    rungs = read_rungs(folders)
+    budget, config = min(rung.flops[-1] for rung in rungs.values()), next(
+        iter(rungs.values())).run.config
     unit = "word" if config["tokenizer"] == "word" else "character"
     header = ["rung", "parameters", "FLOPs a token", "training FLOPs", "test loss (nats)", "sd",
               f"bits a {unit}", "perplexity", "validation loss at equal FLOPs"]
-    rows = [[name, int(run.config["parameters"]), *map(float, (
-        run.config["flops_per_token"], flops[-1], y.mean(), y.std(ddof=1), y.mean() / math.log(2),
-        np.exp(y).mean() if unit == "word" else math.nan, at_budget[name].mean()))]
-            for (name, (run, flops, _)), y in zip(read.items(), test.T)]
-    curves = [(name, np.log10(flops[1:]), run.loss.mean(0)[1:])
-              for name, (run, flops, _) in read.items()]
-    x = np.linspace(min(flops[0] for _, flops, _ in curves), math.log10(budget), 60)
-    frontier = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
-    drawn = {"loss_by_flops": line_chart(
-        [*curves, ("frontier", x, frontier)], "training FLOPs (powers of ten)",
-        f"validation loss (nats a {unit})"), "loss_by_parameters": line_chart(
-            [(row[0], np.log10([row[1]]), np.array([row[4]])) for row in rows],
-            "parameters (powers of ten)", f"test loss (nats a {unit})")}
-    tests, found = [], claims(at_budget)
-    for claim, d in found.items():
-        t = stats.pairwise_tests(np.stack([d, np.zeros(len(d))], axis=1))
-        p = min(1.0, float(t.p[0]) * len(found)) if len(seeds) >= 5 else math.nan
-        outcome = "described, not tested: fewer than 5 seeds" if math.isnan(p) else (
-            "no difference shown" if p >= stats.ALPHA else "lower" if d.mean() < 0 else "higher")
-        tests.append([claim, float(d.mean()), float(d.std(ddof=1)), float(t.t[0]), p, outcome])
-    pairs = paragraphs("With fewer than 5 seeds: described, not tested.")
-    if len(seeds) >= 5 and len(runs) > 1:
-        a, t = stats.rm_anova(test), stats.pairwise_tests(test)
-        pairs = paragraphs(f"""Test loss over the rungs, seeds as subjects: F({a.df_effect},
-            {a.df_error}) = {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)}
-            (Greenhouse-Geisser).""") + table(["pair", "difference", "t", "p (Bonferroni)"], [
-                [f"{rows[i][0]} minus {rows[j][0]}", *map(float, more)] for i, j, *more in
-                zip(t.a, t.b, t.mean_diff, t.t, t.p_adjusted)])
-    for name, drawing in drawn.items():
-        write_whole(Path(folder, f"{name}.svg"), drawing)
+    rows = [[name, int(rung.run.config["parameters"]), *map(float, (
+        rung.run.config["flops_per_token"], rung.flops[-1], rung.test.mean(),
+        rung.test.std(ddof=1), rung.test.mean() / math.log(2),
+        np.exp(rung.test).mean() if unit == "word" else math.nan, rung.at(budget).mean()))]
+            for name, rung in rungs.items()]
     about = ["claim", "difference (nats)", "sd", "t", "p (Bonferroni)", "verdict"]
+    tests = claims_tested(claims({name: rung.at(budget) for name, rung in rungs.items()}))
+    drawn = ladder_figures(rungs, rows, unit)
     write_csv(Path(folder, "rungs.csv"), header, rows)
     write_csv(Path(folder, "claims.csv"), about, tests)
+    for name, drawing in zip(("loss_by_flops", "loss_by_parameters"), drawn):
+        write_whole(Path(folder, f"{name}.svg"), drawing)
     best = min(rows, key=lambda row: row[-1])
     unknown = ", ".join(f"{config[f'{part}_unknown']:,d} of {config[f'{part}_tokens']:,d}"
                         for part in ("train", "valid", "test"))
-    said = [f"{len(rows)} rungs, {len(seeds)} seeds, {config['text']}: at {budget:.3g} FLOPs "
-            f"{best[0]} has the lowest validation loss, {best[-1]:.3f} nats a {unit}; its test "
-            f"loss is {best[4]:.3f}.", *(f"{claim}: {d:+.3f} nats, {outcome}."
-                                         for claim, d, *_, outcome in tests)]
-    figure = "<figure>{}</figure>\n"
+    said = [f"{len(rows)} rungs, {len(rungs[best[0]].test)} seeds, {config['text']}: at "
+            f"{budget:.3g} FLOPs {best[0]} has the lowest validation loss, {best[-1]:.3f} nats a "
+            f"{unit}; its test loss is {best[4]:.3f}.",
+            *(f"{claim}: {d:+.3f} nats, {outcome}." for claim, d, *_, outcome in tests)]
     write_page(Path(folder, "report.html"), "The architecture ladder", {
         "In short": paragraphs(*said),
         "The rungs": table(header, rows) + paragraphs(f"""Means over seeds. Test loss: of each
-            seed's best checkpoint by validation, judged once. Unknown, and so <unk>: {unknown} (of
-            the training, validation and test text).""")
-        + figure.format(drawn["loss_by_flops"]) + figure.format(drawn["loss_by_parameters"]),
+            seed's best checkpoint by validation, judged once. Unknown, and so <unk>: {unknown}
+            tokens of the training, validation and test text.""")
+            + "".join(f"<figure>{drawing}</figure>\n" for drawing in drawn),
         "The claims": table(about, tests) + paragraphs(f"""Validation loss of each rung, read off
             its curve at {budget:.3g} training FLOPs; paired over seeds."""),
-        "The tests": pairs})
+        "The tests": rungs_tested(rungs)})
     return [*said, f"The report: {Path(folder, 'report.html')}"]
 
 def lesson():

@@ -728,7 +728,8 @@ def test_telemetry_audit_of_the_published_study():
         known = (["46.7 times", "9.3"], ["131,072 tokens", "slides 11 are"], ["0.77", "every 3"],
                  ["can never fire", "29 of 114"], ["does not exist", "0.250"],
                  ["F = 1.003e+04", "F = 1216", "F = 45.86", "F = 1.718"],
-                 ["2000 simulated", "volatility in 9"], ["the order of"], ["interval 4", "80%"])
+                 ["2000 simulated", "volatility in 9"], ["the order of"],
+                 ["interval 4", "80% of the compute came", "2.800 to 3.901"])
         for line, words in zip(lines, known):
             assert all(word in line for word in words), line
         found = run.simulated
