@@ -507,15 +507,9 @@ def code_sha256():
     return {name: hashlib.sha256(ast.unparse(ast.parse((here / name).read_bytes())).encode(
         "utf-8")).hexdigest() for name in ("model.py", "tokenizer.py", "train.py")}
 
-def open_run(config, out, restart=False):
-    """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
-
-    A folder made by other settings, text or code is never mixed with this run: InputError says
-    what differs. With `restart`, the old run is put aside under another name.
-    """
-    text, tokenizer, facts = prepare_text(config)
-    identity = {**asdict(config), **facts, **code_sha256(), "torch": torch.__version__,
-                "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
+def begun(out):
+    """config.json of the run that the folder `out` holds, or None if it is empty or not there.
+    InputError if it is anything else."""
     try:
         old = json.loads((out / "config.json").read_text(encoding="utf-8"))
         ours = isinstance(old, dict) and "model.py" in old and "seeds" in old
@@ -528,13 +522,28 @@ def open_run(config, out, restart=False):
     if not ours:
         raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
                          "folder with --out, or clear this one yourself")
-    out = out.resolve()
+    return old
+
+def put_aside(out):
+    """Give a run folder another name, so that a new run can have this one."""
+    aside = next(path for n in range(1, 10**6)
+                 if not (path := out.with_name(f"{out.name}.old{n}")).exists())
+    out.rename(aside)
+    print(f"The old run is in {aside} now.")
+
+def open_run(config, out, restart=False):
+    """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
+
+    A folder made by other settings, text or code is never mixed with this run: InputError says
+    what differs. With `restart`, the old run is put aside under another name.
+    """
+    text, tokenizer, facts = prepare_text(config)
+    identity = {**asdict(config), **facts, **code_sha256(), "torch": torch.__version__,
+                "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
+    old, out = begun(out), out.resolve()
     if old and restart:
-        old, number = None, 1
-        while (aside := out.with_name(f"{out.name}.old{number}")).exists():
-            number += 1
-        out.rename(aside)
-        print(f"The old run is in {aside} now.")
+        put_aside(out)
+        old = None
     different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
                  for name, new in identity.items() if old and old.get(name) != new]
     if different:
