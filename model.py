@@ -1,4 +1,4 @@
-"""Chapter 2. The model: a small Llama, from scratch, in the order in which a token travels.
+"""Chapter 2. The model: a small Llama, from scratch; its parts first, the whole at the end.
 
     token ids -> embedding -> n_layer x [RMSNorm -> attention -> add, RMSNorm -> SwiGLU -> add]
               -> RMSNorm -> scores for the next token ("logits")
@@ -46,7 +46,8 @@ class ModelConfig:
     def n_hidden(self):
         """Width of the feed-forward layer: 2/3 of 4C, rounded up to a multiple of 64.
 
-        SwiGLU has three matrices where GELU has two; 2/3 makes the parameters equal.
+        SwiGLU has three matrices where GELU has two; 2/3 makes the parameters equal, but for the
+        rounding (with C = 128: 12.5 % more).
         """
         return 64 * math.ceil(8 * self.n_embd / 3 / 64)
 
@@ -85,8 +86,8 @@ def rotate(x, table):
     """Turn each pair (x_2i, x_2i+1) by its position's angle: (B, T, H, D) -> (B, T, H, D).
 
     A pair is a point in the plane, hence a complex number, and to turn it is to multiply it by
-    e^(i angle). The score of a query at t and a key at s then depends on t - s alone, because
-    turning both by the same angle changes no scalar product.
+    e^(i angle). The score of a query at t and a key at s then depends on their positions only
+    through t - s, because turning both by the same angle changes no scalar product.
     """
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (B, T, H, D / 2)
     return torch.view_as_real(pairs * table[:, None]).flatten(-2)
@@ -94,7 +95,8 @@ def rotate(x, table):
 # ---------------------------------------------------------------- attention
 
 def attention(q, k, v, is_causal=True):
-    """Causal attention written out, for reading and for the test: all (B, H, T, D).
+    """Causal attention written out, for reading, for the test and for the benchmark of the
+    published loop: all (B, H, T, D). (`is_causal` is there so that it can stand in for torch's.)
 
         softmax(q k^T / sqrt(D), with the future at minus infinity) v   (Vaswani et al. 2017, eq. 1)
 
@@ -110,7 +112,7 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
-        # Three separate matrices: splitting one wide product costs a copy on the way back.
+        # Three separate matrices: splitting one wide product costs a copy in the backward pass.
         self.query = nn.Linear(config.n_embd, config.n_embd, bias=False)
         self.key = nn.Linear(config.n_embd, config.n_embd, bias=False)
         self.value = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -119,7 +121,8 @@ class Attention(nn.Module):
     def forward(self, x, table):  # (B, T, C) -> (B, T, C)
         q, k, v = (layer(x).unflatten(-1, (self.n_head, -1))  # each (B, T, H, D)
                    for layer in (self.query, self.key, self.value))
-        q, k, v = (t.transpose(1, 2) for t in (rotate(q, table), rotate(k, table), v))
+        q, k = rotate(q, table), rotate(k, table)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
         return self.output(y.transpose(1, 2).flatten(-2))
 
@@ -147,7 +150,8 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        # EXERCISE 3: LayerNorm and GELU in place of RMSNorm and SwiGLU, at equal parameters.
+        # EXERCISE 3: LayerNorm and GELU in place of RMSNorm and SwiGLU, at equal parameters: two
+        # matrices of width 3/2 n_hidden, no biases.
         self.attention_norm = RMSNorm(config)
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config)
@@ -162,11 +166,11 @@ def generate(model, tokens, n_new, temperature=1.0, generator=None, stop=None):
     """Write on: (1, T) ids -> (1, T + n_new) ids, or fewer if the id `stop` comes up.
 
     temperature: below 1 plays safe, 0 always takes the likeliest. generator: the source of
-    chance, a torch.Generator of its own, so that writing never disturbs anything else.
+    chance, a torch.Generator; without one, torch's own, and what is drawn after it changes.
     """
     for _ in range(n_new):
         logits, _ = model(tokens[:, -model.config.block_size :])
-        logits = logits[:, -1]  # (1, V): only the last position speaks of the future
+        logits = logits[:, -1]  # (1, V): what follows the others is known
         if temperature == 0:
             new = logits.argmax(-1, keepdim=True)
         else:
@@ -177,8 +181,8 @@ def generate(model, tokens, n_new, temperature=1.0, generator=None, stop=None):
             break
     return tokens
 
-def scored(logits, targets):
-    """(logits (B, T, V), the loss; None without targets): -log p(target), the mean over B * T."""
+def with_loss(logits, targets):
+    """(logits (B, T, V), mean of -log p(target) over all B * T, or None without targets)."""
     if targets is None:
         return logits, None
     return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -196,8 +200,9 @@ class Llama(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(config)
-        self.register_buffer("table", rotary_table(config), persistent=False)
-        # KEEP: every matrix from N(0, 0.02), in this order; the norms' weights stay at 1.
+        self.register_buffer("table", rotary_table(config), persistent=False)  # not in checkpoints
+        # KEEP: every matrix normal with standard deviation init_std, in the order of parameters();
+        # the norms' weights stay at 1.
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=config.init_std)
@@ -214,7 +219,7 @@ class Llama(nn.Module):
             x = block(x, table)
         # Tied: the matrix that reads tokens in also scores them (Press and Wolf 2017).
         logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
-        return scored(logits, targets)
+        return with_loss(logits, targets)
 
 def training_flops_per_token(config):
     """Floating-point operations for one token's forward and backward pass, matrix products only.
@@ -225,9 +230,9 @@ def training_flops_per_token(config):
     (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
     """
     C, n_layer = config.n_embd, config.n_layer
-    if config.architecture in FLAT:
-        sizes = flat_sizes(config)
-        return 6 * sum(a * b for a, b in pairwise(sizes))
+    if config.architecture in FLAT:  # of the ladder, at the end of the file
+        return 6 * sum(a * b for a, b in pairwise(flat_sizes(config)))
+    # SwiGLU's three matrices, or the two of the ladder's transformer, to 4C numbers and back.
     feed_forward = 3 * C * config.n_hidden if config.architecture == "llama" else 8 * C * C
     weights = n_layer * (4 * C * C + feed_forward) + config.vocab_size * C
     return 6 * weights + 12 * n_layer * config.block_size * C
@@ -245,7 +250,8 @@ def main():
     flops = training_flops_per_token(config)
     print(f"A training token costs {flops:,d} FLOPs, {flops / total:.2f} for each parameter;")
     print(f"20,000,768 of them cost {flops * 20_000_768:.3g}.\n")
-    turns = config.block_size * torch.angle(rotary_table(config)[1]) / (2 * math.pi)
+    one_token_on = torch.angle(rotary_table(config)[1])
+    turns = config.block_size * one_token_on / (2 * math.pi)
     print("Turns that every fourth rotary pair of a head makes within one window:")
     print("  " + "  ".join(f"{turn:.3g}" for turn in turns[::4]))
     print("Which of them tell a token from its neighbour, and which only near from far?")
@@ -254,8 +260,8 @@ def main():
 #
 # Stop reading here the first time. Below stand the simpler models of a second study (arXiv
 # 2512.20877), which climbs from a linear predictor to small transformers and asks what each step
-# buys. Each has Llama's interface, and sees what Llama sees: what stands before a token in its
-# window. What differs from the rung before it is all that its class says.
+# buys. Each has Llama's interface and, like it, predicts from the tokens of the window up to the
+# present one. Its class says what differs from the rung before.
 
 FLAT = ("linear", "mlp")
 
@@ -284,12 +290,12 @@ class Flat(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])  # no ReLU on the scores
 
     def forward(self, tokens, targets=None):
-        T = self.config.block_size
-        x = F.pad(self.embedding(tokens), (0, 0, T - 1, 0))  # before the window: zeros
-        x = x.unfold(1, T, 1).flatten(2)  # (B, T, C * T): of each position, the last T tokens
-        return scored(self.layers(x), targets)
+        n = self.config.block_size
+        x = F.pad(self.embedding(tokens), (0, 0, n - 1, 0))  # before the window: zeros
+        x = x.unfold(1, n, 1).flatten(2)  # (B, T, C * n): of each position, the last n tokens
+        return with_loss(self.layers(x), targets)
 
-class PlainBlock(Block):
+class GPT2Block(Block):
     """Llama's block with LayerNorm for RMSNorm and a plain GELU layer for SwiGLU, as in GPT-2."""
 
     def __init__(self, config):
@@ -299,8 +305,8 @@ class PlainBlock(Block):
         self.feed_forward = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
 
 class Transformer(Llama):
-    """transformer: plain blocks, one or more, and an output matrix of its own. Positions: learned
-    (a vector is added for each place), rotary or none, which llama's blocks can be given too."""
+    """transformer: blocks as in GPT-2 and an output matrix of its own; llama: Llama's blocks and
+    tied output. Positions of both: learned (a vector added for each place), rotary or none."""
 
     generate = generate
 
@@ -309,7 +315,7 @@ class Transformer(Llama):
         C, V = config.n_embd, config.vocab_size
         self.output = nn.Linear(C, V, bias=False)
         if config.architecture == "transformer":
-            self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.n_layer))
+            self.blocks = nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer))
             self.norm = nn.LayerNorm(C)
         else:
             self.output.weight = self.embedding.weight  # tied, as in llama
@@ -329,14 +335,14 @@ class Transformer(Llama):
             x = x + self.place.weight[:T]
         for block in self.blocks:
             x = block(x, self.table[:T])
-        return scored(self.output(self.norm(x)), targets)
+        return with_loss(self.output(self.norm(x)), targets)
 
 def build(config):
     """The model that `config` names, with fresh weights."""
     if config.architecture in FLAT:
         return Flat(config)
-    plain_llama = (config.architecture, config.positions) == ("llama", "rotary")
-    return Llama(config) if plain_llama else Transformer(config)
+    published = (config.architecture, config.positions) == ("llama", "rotary")
+    return Llama(config) if published else Transformer(config)
 
 if __name__ == "__main__":
     main()

@@ -123,7 +123,8 @@ def rm_anova(Y):
 def epsilons(Y):
     """Over how many of the k-1 directions of change does the noise spread, as a share of k-1?
     Y (n, k) -> Epsilons: 1 is all alike (spherical), lower_bound = 1/(k-1). Formulas and example:
-    f_and_epsilons. Trap: n subjects span n-1 directions: gg <= (n-1)/(k-1), 0.25 for 6 by 21.
+    f_and_epsilons. Trap: over n subjects residuals add up to 0, so they span n-1 of the k-1
+    directions: gg <= (n-1)/(k-1), 0.25 for 6 by 21, even where the truth is 1.
     """
     _, gg, hf = f_and_epsilons(Y)
     return Epsilons(float(gg), float(hf), 1 / (np.shape(Y)[-1] - 1))

@@ -494,8 +494,10 @@ def audit_sphericity(run):
     (n, k), m = run.loss.shape, run.results["validation loss"]["mauchly"]
     test = f"exists: p = {number(m.p)}" if m.defined else f"does not exist: {m.reason}"
     few = "; with fewer seeds than intervals Huynh-Feldt is unreliable" if n < k else ""
-    return f"""Mauchly's test {test}. With {n} seeds and {k} intervals epsilon is at most
-        {min(1, (n - 1) / (k - 1)):.3f}, whatever the truth{few}. Read Greenhouse-Geisser."""
+    return f"""Mauchly's test {test}. The residuals of {n} seeds span {min(n, k) - 1} of the
+        {k - 1} directions in which {k} intervals can differ, so epsilon is estimated at
+        {min(1, (n - 1) / (k - 1)):.3f} or less, whatever the truth{few}. Read that of
+        Greenhouse and Geisser."""
 
 def audit_ablations(run):
     F = [f"{name}: F = {number(r['anova'].f)}" for name, r in run.results.items()]

@@ -195,6 +195,9 @@ def test_tokenizer_file_is_readable_and_whole():
         learned.save(at / "tok.json")
         text = (at / "tok.json").read_text(encoding="utf-8")
         assert '"h + e"' in text and BPETokenizer.load(at / "tok.json").merges == learned.merges
+        longest = BPETokenizer.train([" " + "\U00010400" * 64] * 2, 400)
+        longest.save(at / "long.json")
+        assert len(BPETokenizer.load(at / "long.json").pieces[-1]) == 257
         for bad in ("", "[]", "{}", text[:-9], '{"merges": [[257, 1, 999, ""]]}', "[" * 9999):
             (at / "bad.json").write_text(bad, encoding="utf-8")
             refused(lambda: BPETokenizer.load(at / "bad.json"), "bad.json", "train it again")
@@ -1098,7 +1101,7 @@ def test_run_all_finds_what_was_learned_by_heart():
     text = np.array([*range(40), 256, *range(60, 90), 256])
     class Reciter:
         generate = lambda self, *_, **__: torch.tensor([[256, *text[3:23], 999]])
-        load_state_dict = print
+        load_state_dict = eval = print
     saved = {"model": "", "rows": [{"interval": 7}]}
     valid = np.array([*range(60, 80), 256, *range(100, 110), 256, *range(8, 200)])
     with folder() as at, patch.object(run_all, "build", lambda _: Reciter()), patch.object(

@@ -24,12 +24,14 @@ FIRST_MERGE_ID = 257
 # Merges never cross the border of a chunk: an English ending ('s), or letters, digits or signs
 # with at most one space before them, or a run of spaces that leaves the last one to the word after
 # it. `re` has no \p{L}, so a letter is a word character that is neither digit nor underscore;
-# between them the alternatives take every character. At most 64 in a chunk: a million letters
-# without a space cost a million steps, not its square.
-# EXERCISE 1: digits one by one, each a chunk of its own.
+# between them the alternatives take every character. At most 64 in a chunk, so that the time for a
+# million letters without a space grows with their number, not with its square.
+# EXERCISE 1: digits one by one, each a chunk of its own (judged). Then words without the space
+# before them: compare the runs in bits per byte. Why not in loss?
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
     r"|\s{1,64}(?!\S)|\s{1,64}")
+LONGEST_CHUNK = 1 + 64 * 4  # bytes: a space, and characters of up to four
 
 class InputError(ValueError):
     """The user's text, file or setting is wrong. The message says what, where, and what to do."""
@@ -56,7 +58,7 @@ def slow_bpe(documents, vocab_size):
     merges = []
     while FIRST_MERGE_ID + len(merges) < vocab_size:
         counts = Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
-        # The most frequent pair; of several the smaller ids, else the documents' order decides.
+        # The most frequent pair; of several the one with the smaller ids, not the one met first.
         best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
         if best is None or counts[best] < 2:
             break  # nothing stands together twice: another merge would learn nothing
@@ -76,13 +78,13 @@ def fast_bpe(documents, vocab_size):
     """
     frequency = Counter(chain.from_iterable(map(CHUNK.findall, documents)))
     chunks = [(list(chunk.encode("utf-8")), n) for chunk, n in frequency.items()]
-    # pair -> how often it occurs; pair -> the chunks that may hold it
-    counts, places = defaultdict(int), defaultdict(set)
+    # pair -> how often it occurs; pair -> indices of the chunks that may hold it
+    counts, holders = defaultdict(int), defaultdict(set)
     for index, (ids, n) in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             counts[pair] += n
-            places[pair].add(index)
-    heap = [(-n, pair) for pair, n in counts.items()]  # its order is the rule for ties
+            holders[pair].add(index)
+    heap = [(-n, pair) for pair, n in counts.items()]  # sorted as in slow_bpe
     heapq.heapify(heap)
     merges = []
     while heap and FIRST_MERGE_ID + len(merges) < vocab_size:
@@ -96,17 +98,17 @@ def fast_bpe(documents, vocab_size):
         new_id = FIRST_MERGE_ID + len(merges)
         merges.append(best)
         risen = set()  # only a pair with the new token can have become more frequent
-        for index in places.pop(best):
+        for index in holders.pop(best):
             ids, n = chunks[index]
             merged = merge(ids, best, new_id)
             if len(merged) == len(ids):
                 continue  # an earlier merge took the pair away
-            for pair in zip(ids, ids[1:]):
+            for pair in zip(ids, ids[1:]):  # out with the pairs of the old chunk
                 counts[pair] -= n
             for pair in zip(merged, merged[1:]):
                 counts[pair] += n
                 if new_id in pair:
-                    places[pair].add(index)
+                    holders[pair].add(index)
                     risen.add(pair)
             chunks[index] = (merged, n)
         for pair in risen:
@@ -115,20 +117,21 @@ def fast_bpe(documents, vocab_size):
 
 # ---------------------------------------------------------------- encoding and decoding
 
-class Chunks(dict):
+class ChunkIds(dict):
     """chunk -> its ids, worked out when first asked for: a text repeats its words."""
 
     def __init__(self, merges):
         super().__init__()
         self.merges = merges
-        self.new_id = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(merges)}
+        self.id_of = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(merges)}
 
     def __missing__(self, chunk):
         """Apply the merges in the order in which they were learned: the lowest new id first."""
-        ids, none = list(chunk.encode("utf-8")), FIRST_MERGE_ID + len(self.merges)
+        ids, never = list(chunk.encode("utf-8")), FIRST_MERGE_ID + len(self.merges)
         while len(ids) > 1:
-            new_id = min(map(self.new_id.get, zip(ids, ids[1:]), repeat(none)))
-            if new_id == none:
+            # For each pair of neighbours the id that it becomes, or `never`, larger than all ids.
+            new_id = min(map(self.id_of.get, zip(ids, ids[1:]), repeat(never)))
+            if new_id == never:
                 break
             ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
         self[chunk] = ids
@@ -141,7 +144,7 @@ class BPETokenizer:
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        self.chunks = Chunks(self.merges)
+        self.ids_of = ChunkIds(self.merges)
         # The bytes of every token, built in the order in which they were learned.
         self.pieces = [bytes([i]) for i in range(256)] + [END_OF_TEXT.encode("utf-8")]
         for left, right in self.merges:
@@ -160,7 +163,7 @@ class BPETokenizer:
     def encode(self, text):
         """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
         check_encodable(text, "the text")
-        return list(chain.from_iterable(map(self.chunks.__getitem__, CHUNK.findall(text))))
+        return list(chain.from_iterable(map(self.ids_of.__getitem__, CHUNK.findall(text))))
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""
@@ -195,7 +198,7 @@ class BPETokenizer:
             merges, sizes = [(left, right) for _, left, right, _ in saved["merges"]], [1] * 257
             for left, right in merges:
                 sizes.append(sizes[left] + sizes[right])
-                if min(left, right) < 0 or END_ID in (left, right) or sizes[-1] > 256:
+                if min(left, right) < 0 or END_ID in (left, right) or sizes[-1] > LONGEST_CHUNK:
                     raise ValueError("no merge of this program")
             numbers = [row[0] for row in saved["merges"]]
             whole = len(set(merges)) == len(merges) and numbers == list(range(257, len(sizes)))
@@ -214,13 +217,15 @@ class BPETokenizer:
 # ---------------------------------------------------------------- whole characters, whole words
 
 class CharTokenizer:
-    """What BPE stands between: every character a token, or (below) every word.
+    """BPE stands between two extremes: every character a token, or (WordTokenizer) every word.
 
-    The most frequent pieces of the training text are known. All others become <unk>, as rare words
-    are in Penn Treebank and WikiText-2 themselves; train.py counts them.
+    The most frequent ones of the training text are known. All others become <unk>, as rare words
+    already have in Penn Treebank and WikiText-2; train.py counts them.
     """
 
-    end_id, unknown_id, space, split = 0, 1, "", staticmethod(list)
+    end_id, unknown_id = 0, 1
+    space, split = "", staticmethod(list)  # what is put between pieces, and how text is cut
+    # These three are the same as BPE's.
     encode_documents, decode, show = (BPETokenizer.encode_documents, BPETokenizer.decode,
                                       BPETokenizer.show)
 
@@ -231,7 +236,7 @@ class CharTokenizer:
     @classmethod
     def train(cls, documents, vocab_size):
         counts = Counter(chain.from_iterable(map(cls.split, documents)))
-        del counts["<unk>"]
+        del counts["<unk>"]  # it has its id
         by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
         return cls([END_OF_TEXT, "<unk>", *by_frequency[: vocab_size - 2]])
 
@@ -297,7 +302,8 @@ def write_whole(path, content, keep=None):
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
         with contextlib.suppress(FileNotFoundError):
-            os.replace(path, keep or path)
+            if keep:
+                os.replace(path, keep)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

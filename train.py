@@ -8,8 +8,9 @@ run_all.py calls `train_seed` once for every seed, each in a process of its own.
     python train.py --help                                       every setting
 
 StudyConfig and PRESETS say what a study is, `train_seed` is the loop, what stands between them
-are its parts. Order, learning rate and measurement are those of the published study (arXiv
-2606.13370 and its author's repository) unless a setting says else.
+are its parts. Below it: checkpoints, the run folder (`open_run`), the benchmark. Order, learning
+rate and measurement are those of the published study (arXiv 2606.13370 and its author's
+repository) unless a setting says otherwise.
 """
 
 import argparse, ast, hashlib, io, json, math, multiprocessing, os, platform, sys, time
@@ -45,7 +46,8 @@ class StudyConfig:
     valid_file: list = setting([], "file", None, None, "validation text in place of the corpus")
     train_stories: int = setting(24, "stories", 1, 10**5, "training text, from its start")
     valid_stories: int = setting(60, "stories", 1, 10**5, "validation text, from its start")
-    tokenizer_stories: int = setting(24, "stories", 1, 10**5, "what the tokenizer learns from")
+    tokenizer_stories: int = setting(24, "stories", 1, 10**5, "training text, from its start, that "
+                                     "the tokenizer learns from, whatever train_stories is")
     tokenizer: str = setting("bpe", "", None, list(TOKENIZERS), "what becomes a token")
     vocab_size: int = setting(1024, "tokens", 3, 65536, "vocabulary; of bpe 257 or more")
     # model (the first three are for the ladder of architectures)
@@ -63,6 +65,8 @@ class StudyConfig:
     seed_decides: str = setting("weights", "", None, ["weights", "weights+order"],
                                 "the initial weights only, or the order of the windows too")
     total_tokens: int = setting(225_280, "tokens", 1, 10**11, "budget, used in whole intervals")
+    training_flops: float = setting(0.0, "FLOPs", 0, 1e21, "a budget that, if not 0, sets "
+                                    "total_tokens, and interval_tokens to a 20th of them")
     windows_per_step: int = setting(16, "windows", 1, 1024, "windows in one optimizer step")
     windows_at_once: int = setting(16, "windows", 1, 1024, "of these, in one backward pass")
     peak_lr: float = setting(4e-3, "", 0, 1, "learning rate at the end of the warm-up")
@@ -75,8 +79,6 @@ class StudyConfig:
     grad_clip: float = setting(1.0, "", 1e-6, 1e6, "longest gradient that a step may follow")
     device: str = setting("cpu", "", None, ["cpu", "cuda", "mps"], "where the tensors live")
     # measurement
-    training_flops: float = setting(0.0, "FLOPs", 0, 1e21, "a budget in place of total_tokens, in "
-                                    "20 intervals; 0: none")
     interval_tokens: int = setting(11_264, "tokens", 1, 10**11, "training between measurements")
     valid_start: int = setting(0, "tokens", 0, 10**9, "where the validation windows begin")
     valid_windows: int = setting(96, "windows", 2, 10**5, "validation windows, side by side")
@@ -90,7 +92,7 @@ class StudyConfig:
     stable_backslides: int = setting(1, "backslides", 0, 1000, "at most, in a stable window")
 
     def __post_init__(self):
-        for f in fields(self)[1:]:
+        for f in fields(self)[1:]:  # all but preset
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if isinstance(high, list) and value not in high:
                 raise InputError(f"{f.name} is {value!r}; it must be {' or '.join(high)}")
@@ -147,9 +149,9 @@ PRESETS = {
     "classroom": {},
     # The control: the same, but no story is ever seen twice.
     "fresh": {"train_stories": 2000},
-    # The published study. Its 16 validation windows are the first of our 1,024. Its passes of 2
-    # windows are passes of 4, the fastest here: with all 16 the scores alone (2,048 x 4,096
-    # numbers) are memory that the system hands out, cleared, page by page, at every step.
+    # The published study. It measured on 16 windows from token 9001 on: the first 16 of our 1,024.
+    # It took 2 windows at once; 4 are the fastest here and give the same gradient. With all 16 the
+    # scores alone (2,048 x 4,096 numbers) would be memory allocated and cleared at every step.
     "paper": dict(
         corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
         vocab_size=4096, block_size=128, n_layer=4, n_embd=256, total_tokens=20_000_000,
@@ -224,10 +226,10 @@ class Text:
     train: np.ndarray  # (n_train_tokens) ids
     valid: np.ndarray  # (n_valid_tokens) ids
     test: np.ndarray  # (n_test_tokens) ids, perhaps none
-    target_bytes: int  # how long the text is that the validation windows ask for
+    target_bytes: int  # of the text that the validation windows ask for: for bits per byte
 
 def read_text(config):
-    """({"train", "valid", "test": as many documents as the settings ask for}, where from)."""
+    """({"train" (enough to train and for the tokenizer), "valid", "test": documents}, source)."""
     n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
     if config.train_file:
         documents = {name: [d for path in paths for d in read_documents(path, n)]
@@ -257,6 +259,7 @@ def prepare_text(config):
     documents["train"] = documents["train"][: config.train_stories]
     ids = {name: np.array(tokenizer.encode_documents(some), dtype=np.int64)
            for name, some in documents.items()}
+    # The target of a token is the next one. (And window_starts needs one start to choose from.)
     first, n_targets = config.valid_start + 1, config.valid_windows * config.block_size
     for name, need in (("train", config.block_size + 2), ("valid", first + n_targets),
                        ("test", config.test_windows * config.block_size + 1)):
@@ -277,7 +280,8 @@ def prepare_text(config):
 
 def learning_rate(tokens_seen, config):
     """The rate of a step, from the tokens seen before it: linear from 0 to peak_lr over
-    warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant."""
+    warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant. (So the first
+    step, of rate 0, changes nothing.)"""
     # EXERCISE 5: a setting `schedule`: "cosine" as here, "constant" (peak_lr all along), "warmup"
     # (the same rise, then peak_lr to the end). Does the validation loss still turn?
     if tokens_seen < config.warmup_tokens:
@@ -296,16 +300,17 @@ def window_starts(step, config, n_tokens, seed):
     """
     # EXERCISE 6: a third choice of seed_decides, "order": every epoch shuffled, but alike for all
     # seeds. Or a curriculum: the windows with the lowest loss of a first run come first.
+    # An epoch is `span` tokens: so many starts there are.
     T, span = config.block_size, n_tokens - config.block_size - 1
-    windows = step * config.windows_per_step + np.arange(config.windows_per_step)
+    numbers = step * config.windows_per_step + np.arange(config.windows_per_step)
     if config.seed_decides == "weights+order":
-        epochs = windows * T // span
+        epochs = numbers * T // span
         for epoch in np.unique(epochs):
             # The windows that start in this epoch: the first, and the first of the next one.
             first, end = math.ceil(epoch * span / T), math.ceil((epoch + 1) * span / T)
             order = np.random.default_rng([seed, epoch]).permutation(end - first)
-            windows[epochs == epoch] = first + order[windows[epochs == epoch] - first]
-    return windows * T % span
+            numbers[epochs == epoch] = first + order[numbers[epochs == epoch] - first]
+    return numbers * T % span
 
 # ---------------------------------------------------------------- one measurement
 
@@ -321,8 +326,9 @@ def evaluate(model, ids, config, starts=None):
 
     starts: where the windows begin in ids; by default the validation windows.
 
-    KEEP: the same windows every time, and no chance in it. An evaluation that draws from the
-    training's random generator changes the training that it is meant to observe.
+    KEEP: the same windows every time, so that a difference between two measurements is the
+    model's, not the windows' (val_change_se in `measure`). And no chance in it: an evaluation that
+    draws from the training's random generator changes the training that it is meant to observe.
     """
     if starts is None:
         starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
@@ -354,10 +360,10 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
         # Paired: what makes a window hard is in both losses and cancels in the difference.
         "val_change_se": math.nan if before is None else standard_error(losses - before),
         "val_loss_published": float(published.mean()) if len(published) else math.nan,
-        "val_ppl": float(np.exp(min(loss, 700.0))),
+        "val_ppl": float(np.exp(min(loss, 700.0))),  # exp of more is no float64
         # Comparable between vocabularies, as the loss of a token is not.
         "bits_per_byte": float(losses.sum() * config.block_size / math.log(2) / text.target_bytes),
-        "learning_rate": learning_rate(tokens, config),
+        "learning_rate": learning_rate(tokens, config),  # of the step that comes next
         "grad_norm": float(np.mean(norms)) if norms else math.nan,
         "device": config.device, "precision": "float32",
         "tokens_per_second": len(norms) * config.tokens_per_step / seconds,
@@ -370,8 +376,8 @@ def one_thread():
     """Make this process compute with one thread, and keep the memory that it has."""
     torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
     # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by
-    # page, at every step, until it sees one of almost 32 MiB freed (mallopt(3), dynamic threshold).
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # 4 % faster on two busy cores
+    # page, at every step, until it sees one of almost 32 MiB freed (mallopt(3), dynamic threshold):
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed; 4 % faster on two busy cores
 
 def make_optimizer(model, config, fused=True):
     """AdamW on every parameter, as published; fused: its whole update in one pass over memory."""
@@ -415,7 +421,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         step, rows, windows = saved["step"], saved["rows"], list(saved["windows"].numpy())
         write_tables(folder, rows, windows)
 
-    for measured_step in config.measured_steps[len(rows) :]:
+    for measured_step in config.measured_steps[len(rows) :]:  # the first is 0: before training
         train_losses, norms, started = [], [], time.perf_counter()
         while step < measured_step:
             starts = window_starts(step, config, len(text.train), seed)
@@ -430,8 +436,9 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         seconds = time.perf_counter() - started
         windows.append(evaluate(model, text.valid, config))
         elapsed = time.perf_counter() - started + (rows[-1]["elapsed_seconds"] if rows else 0)
-        rows.append(measure(config, seed, step, text, windows[-1], windows[-2] if rows else None,
-                            train_losses, norms, seconds, elapsed))
+        rows.append(measure(config, seed, step, text, losses=windows[-1],
+                            before=windows[-2] if rows else None, train_losses=train_losses,
+                            norms=norms, seconds=seconds, elapsed=elapsed))
         loss = rows[-1]["val_loss"]
         check_finite(loss, f"the validation loss became {loss} at step {step}", folder)
         save_checkpoint(folder, model, optimizer, step, rows, windows)
@@ -448,8 +455,9 @@ def check_finite(loss, sentence, folder):
 def save_checkpoint(folder, model, optimizer, step, rows, windows):
     """Everything that continuing needs in one file, last.pt; the seed's tables follow from it.
 
-    best.pt, with the same content, comes first, and what was last.pt stays as previous.pt: at no
-    moment is there no whole one, and an interval computed again is the same bit for bit.
+    First comes best.pt, if this is the lowest loss; then last.pt is renamed to previous.pt, then
+    the new last.pt takes its place: at no moment is there no whole one. What was trained since the
+    last measurement is computed again, to the same bits.
     """
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
@@ -477,7 +485,8 @@ def read_checkpoint(path):
         return False
 
 def newest_checkpoint(folder, seed):
-    """The newest whole checkpoint of a seed, or None; if not the last, it says which."""
+    """The newest whole checkpoint of a seed, or None. If it is not last.pt it becomes last.pt, and
+    says so; what is damaged, or of another seed, is renamed to NAME.pt.damaged."""
     there = any(folder.glob("*.pt"))
     for name in ("last", "previous", "best"):
         saved = read_checkpoint(folder / f"{name}.pt")
@@ -487,8 +496,8 @@ def newest_checkpoint(folder, seed):
                       file=sys.stderr)
                 write_whole(folder / "last.pt", (folder / f"{name}.pt").read_bytes())
             return saved
-        if saved is not None:  # or a whole one would make room for it
-            (folder / f"{name}.pt").unlink(missing_ok=True)
+        if saved is not None:  # else the next save would keep it, over a whole previous.pt
+            os.replace(folder / f"{name}.pt", folder / f"{name}.pt.damaged")
     if there:
         print(f"{folder.name} has no whole checkpoint and starts again", file=sys.stderr)
 
