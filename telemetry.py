@@ -937,8 +937,9 @@ def claims(losses):
                                      of("mlp-128", "mlp-256", "mlp-512")),
              "4 layers minus 2": (of("transformer-4"), of("transformer-2")),
              "context 128 minus 32": (of("context-128"), of("context-32")),
-             "rotary minus learned": (of("rotary"), of("transformer-2")),
-             "rotary minus learned, in llama": (of("llama"), of("llama-learned"))}
+             "rotary minus learned, 1 layer": (of("attention-4-rotary"), of("attention-4")),
+             "rotary minus learned, 2 layers": (of("rotary"), of("transformer-2")),
+             "rotary minus learned, llama": (of("llama"), of("llama-learned"))}
     return {claim: np.mean(a, axis=0) - np.mean(b, axis=0) for claim, (a, b) in pairs.items()
             if a and b}
 

@@ -181,6 +181,7 @@ RUNGS = {
     **{f"transformer-{n}": {"n_layer": n} for n in (2, 3, 4)},
     **{f"context-{n}": {"block_size": n} for n in (32, 128)},
     "rotary": {"positions": "rotary"}, "none": {"positions": "none"},
+    "attention-4-rotary": {"n_layer": 1, "positions": "rotary"},
     "llama": {"architecture": "llama", "positions": "rotary"},
     "llama-learned": {"architecture": "llama"},
 }
