@@ -191,7 +191,9 @@ class Llama(nn.Module):
     """The language model. Its initial weights come from torch's global random generator."""
 
     # EXERCISE 4: for every new token this computes all keys and values again. Give Llama a
-    # generate of its own that keeps them. (The models at the end of the file keep this one.)
+    # generate of its own that keeps them, and writes the same text, with any temperature and
+    # `stop`. Beyond block_size, what was dropped lives on in kept keys: compute the window anew.
+    # (The models at the end of the file keep this one.)
     generate = generate
 
     def __init__(self, config):

@@ -29,8 +29,8 @@ def main():
     args, rank, n_ranks = arguments()
     # 1. Of each study its text and tokenizer, and the folder that remembers what it is. (There is
     # one; the ladder is many, one a rung.)
-    # EXERCISE 10: --arms trains classroom, fresh and an arm of your own (half the text? 1 layer?)
-    # as three studies, and telemetry.compare at the end lays them side by side.
+    # EXERCISE 10: --arms trains classroom, fresh and an arm of your own (train_stories 12, say) as
+    # three studies in runs/arms/NAME; at the end it prints telemetry.compare of their folders.
     studies = open_studies(args)
     for config, out, _, _, facts in studies if not rank else []:
         print(f"{out.name}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "

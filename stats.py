@@ -94,7 +94,8 @@ def f_and_epsilons(Y):
     return F, gg, (n * d * gg - 2) / (d * np.where(room > 1e-12 * n, room, np.nan))
 
 # EXERCISE 9: power by simulation. Add a change of 0.05 at the last level to 2,000 random tables
-# (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many seeds find it 8 times of 10?
+# (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many seeds find it 8 times of 10, by
+# each of its three rates? And with ar1(..., 0.9) for the noise?
 @np.errstate(all="ignore")
 def rm_anova(Y):
     """Do levels differ on average by more than the subjects' private ups and downs explain?
@@ -134,7 +135,7 @@ def mauchly(Y):
     """Do all differences between levels have one variance (sphericity), given this table?
     Y (n, k) -> Mauchly. M: the covariance of d = k-1 orthonormal contrasts; its eigenvalues are the
     squared singular values of the residuals over n-1. W = det M / (tr M / d)^d (Mauchly 1940),
-    chi2 = -(n-1) rho ln W, rho = 1 - (2d^2+d+2) / (6 d (n-1)), p with Box's second term as in R.
+    chi2 = -(n-1) rho ln W, rho = 1 - (2d^2+d+2) / (6 d (n-1)), p with R's second-order term.
     Example: squares 9 and 1, W = 9 * 1 / 5^2 = 0.36, rho = 0.5, chi2 = 1.02 on 2 df, p = 0.6.
     Trap: with n-1 < d the smallest eigenvalues are 0, so W is 0, whatever the truth: no test.
     """
@@ -207,9 +208,11 @@ def pairwise_tests(Y, pairs=None):
     t = mean / sd * np.sqrt(n)
     p = 2 * scipy_stats.t.sf(np.abs(t), n - 1)
     p_adjusted = np.minimum(1, p * len(a))  # Bonferroni; undefined pairs count in len(a)
-    # EXERCISE 8: holm(p) (p times m for the smallest, m-1 for the next, ..., never below the one
-    # before) and sign_flip_test(D) (the share of the 2^n signs of D with a |mean| at least this
-    # large). How small can that p be with 6 seeds, and does it survive times 210?
+    # EXERCISE 8: two functions of this file. holm(p), p (m,): p times m for the smallest, m-1 for
+    # the next, ..., never below the one before, 1 at most, in the order given; nan stays nan and
+    # counts in m. sign_flip_test(D), D (n,): the share of the 2^n choices of signs of D whose
+    # |mean| is at least this large (as large counts, whatever rounding does). How small can that p
+    # be with 6 seeds, and does it survive times 210?
     return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
 @np.errstate(all="ignore")
@@ -251,7 +254,8 @@ def mixed_model(Y, method="REML"):
     (SS_error + SS_subject) / (m k). SE: sqrt((s2 + var_subject) / n), differences sqrt(2 s2 / n).
     log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as in lme4. Example:
     REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29). low, high: Wald
-    95 %. Trap: ML variances are too small by (n-1)/n. s2 = 0: log L inf.
+    95 %. Trap: one SE for all differences (compound symmetry), a normal quantile for few subjects;
+    ML variances are too small by (n-1)/n. s2 = 0: log L inf.
     """
     if method not in ("REML", "ML"):
         raise InputError(f'method is "REML" or "ML", not {method!r}')
@@ -384,7 +388,7 @@ def report(r, dv, intervals, notes):
             "Huynh-Feldt", A.epsilon_hf, A.p_hf), ("lower bound", 1 / d, A.p_lower_bound)):
         df = np.minimum(epsilon, 1) * np.array([d, df_error])
         yield f"  {name:18s} epsilon {epsilon:.5f}  df {df[0]:.2f}, {df[1]:.2f}  p = {p:.3g}"
-    yield f"  epsilon cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1" + (
+    yield f"  an estimate of epsilon cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1" + (
         "; Huynh-Feldt is unreliable" if r["hf_unreliable"] else "")
     yield "  Mauchly's test: " + (f"undefined, {M.reason}" if not M.defined else (
         f"W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, p = {M.p:.3g} {M.reason}"))
@@ -428,7 +432,7 @@ def lesson(n=6, k=21, n_studies=2000):
         _, R, _, exponent = decompose(Y * size)
         eigen = np.linalg.svd(np.ldexp(R, exponent), compute_uv=False)[:n - 1] ** 2 / (n - 1)
         W = np.prod(eigen) / (eigen.sum() / d) ** d
-        yield f"  Leave the {k - n} zero eigenvalues out, as packages do: W = {W:.2g} in {unit}"
+        yield f"  Leave the {k - n} zero eigenvalues out, as a package may: W = {W:.2g} in {unit}"
     yield "  A true W is the same in every unit and never above 1."
     yield f"\n2. HOW MANY OF {n_studies} STUDIES FIND WHAT IS NOT THERE, at a nominal 5 %?"
     yield "  neighbours correlate   uncorrected   Greenh.-Geisser   Huynh-Feldt"

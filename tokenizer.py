@@ -26,8 +26,8 @@ FIRST_MERGE_ID = 257
 # it. `re` has no \p{L}, so a letter is a word character that is neither digit nor underscore;
 # between them the alternatives take every character. At most 64 in a chunk, so that the time for a
 # million letters without a space grows with their number, not with its square.
-# EXERCISE 1: digits one by one, each a chunk of its own (judged). Then words without the space
-# before them: compare the runs in bits per byte. Why not in loss?
+# EXERCISE 1: digits one by one, each a chunk of its own (judged). Then, in a copy, words without
+# the space before them: compare the runs in bits per byte. Why not in loss?
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
     r"|\s{1,64}(?!\S)|\s{1,64}")
@@ -321,7 +321,8 @@ def write_csv(path, header, rows):
 # ---------------------------------------------------------------- the command line
 
 # EXERCISE 2: in the lesson, print the tokens a story takes with 257, 300, 500, 1000 and 2000
-# entries, then the same for 200 texts of random letters. What is left to compress in those?
+# entries, then the same for 200 texts as long, of 26 letters and the space drawn at random. What is
+# left to compress in those?
 def lesson():
     """Show what BPE learns first, and what it makes of a text unlike the one it learned from."""
     from data.stories import first_stories

@@ -284,7 +284,7 @@ def learning_rate(tokens_seen, config):
     warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant. (So the first
     step, of rate 0, changes nothing.)"""
     # EXERCISE 5: a setting `schedule`: "cosine" as here, "constant" (peak_lr all along), "warmup"
-    # (the same rise, then peak_lr to the end). Does the validation loss still turn?
+    # (the same rise, then peak_lr to the end); any other word is refused. Does the loss still turn?
     if tokens_seen < config.warmup_tokens:
         return config.peak_lr * tokens_seen / config.warmup_tokens
     decay = max(1, config.decay_tokens - config.warmup_tokens)
@@ -300,7 +300,7 @@ def window_starts(step, config, n_tokens, seed):
     order that the seed draws afresh. A pure function: there is no position to save or to lose.
     """
     # EXERCISE 6: a third choice of seed_decides, "order": every epoch shuffled, but alike for all
-    # seeds. Or a curriculum: the windows with the lowest loss of a first run come first.
+    # seeds. Or easy windows first (evaluate gives the loss of each; save those of a first run).
     # An epoch is `span` tokens: so many starts there are.
     T, span = config.block_size, n_tokens - config.block_size - 1
     numbers = step * config.windows_per_step + np.arange(config.windows_per_step)
