@@ -1020,7 +1020,7 @@ def ladder_figures(rungs, rows, unit):
         "parameters (powers of ten)", f"test loss (nats a {unit})")
 
 def write_ladder(folder, folders):
-    """rungs.csv, claims.csv, figures and report.html of the rungs' folders; returns sentences.
+    """rungs.csv, claims.csv, curves.csv, figures and report.html of the rungs' folders; sentences.
 
     Every curve is read off at the same cost, that of the rung that spent least.
     """
@@ -1040,6 +1040,9 @@ def write_ladder(folder, folders):
     drawn = ladder_figures(rungs, rows, unit)
     write_csv(Path(folder, "rungs.csv"), header, rows)
     write_csv(Path(folder, "claims.csv"), about, tests)
+    write_csv(Path(folder, "curves.csv"), ["rung", "training FLOPs", "validation loss", "sd"], [
+        [name, *map(float, point)] for name, rung in rungs.items() for point in zip(
+            rung.flops, rung.loss.mean(0), rung.loss.std(0, ddof=1))])
     for name, drawing in zip(("loss_by_flops", "loss_by_parameters"), drawn):
         write_whole(Path(folder, f"{name}.svg"), drawing)
     best = min(rows, key=lambda row: row[-1])
