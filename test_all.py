@@ -90,8 +90,8 @@ def said(function, *args):
         try:
             result = function(*args)
         except OSError as error:
-            result = error
-    return out.getvalue(), result if isinstance(result, (bytes, tuple)) else str(result)
+            result = str(error)
+    return out.getvalue(), result
 
 def test_data_a_broken_download_continues_where_it_stopped():
     """Early ends are continued, by the next call too; where that is impossible, it begins anew."""
@@ -130,7 +130,7 @@ def test_data_texts_are_split_into_documents():
                        tinyshakespeare=(url + "{}", {"input": (82, None)})):
         output, status = said(download.main, ["tinystories", "ptv"])
         for part in ("known one is other", hashlib.sha256(text).hexdigest(), "no corpus 'ptv'"):
-            assert part in output and status == "2"
+            assert part in output and status == 2
         stories = said(download.load, "tinystories")[1][0]
         assert stories == {"a": ["A caf\u00e9.\n\nIt shut.\n\nEnd."] * 3}
         plays = said(download.load, "tinyshakespeare")[1][0]
@@ -512,9 +512,8 @@ def test_train_gradient_is_that_of_the_published_loop():
 
 def test_train_benchmark_measures_every_case():
     """The benchmark's shortest form gives five cases, with positive speeds, as strict JSON."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
-        train.benchmark(True, rounds=1, seconds=0)
-    table = json.loads(out.getvalue()[out.getvalue().index("["):])
+    out, _ = said(train.benchmark, True, 1, 0)
+    table = json.loads(out[out.index("["):])
     assert [row["what"] for row in table] == ["matrix products", "study's loop", "published loop",
                                               "matrix products", "study's loop"]
     assert all(row["tokens_per_second"] > 0 < row["share_of_ceiling"] for row in table)
@@ -569,18 +568,16 @@ def test_train_damaged_files_are_noticed():
             for names in (["last"], ["last", "previous"], ["last", "previous", "best"]):
                 for name in names:
                     last.with_name(name + ".pt").write_bytes(bad)
-                with contextlib.redirect_stderr(io.StringIO()) as said:
-                    again = train.train_seed(config, 101, text, at)
+                out, again = said(train.train_seed, config, 101, text, at)
                 assert without_times(again) == without_times(whole)
                 assert len(train.read_checkpoint(last)["rows"]) == 4  # so the seed is complete
-                assert said.getvalue().count("not used") == len(names), said.getvalue()
+                assert out.count("not used") == len(names), out
                 assert ["previous.pt, interval 2", "best.pt, interval 3", "starts again"][
-                    len(names) - 1] in said.getvalue(), said.getvalue()
+                    len(names) - 1] in out, out
         assert not (at / "harm").exists()
         (at / "seed_202").mkdir()  # one copied from another seed is not used either
         (at / "seed_202" / "last.pt").write_bytes(content)
-        with contextlib.redirect_stderr(io.StringIO()):
-            rows = train.train_seed(config, 202, text, at)
+        _, rows = said(train.train_seed, config, 202, text, at)
         assert {row["seed"] for row in rows} == {202}
         assert rows[0]["val_loss"] != whole[0]["val_loss"]
 
@@ -1079,11 +1076,10 @@ def test_stats_read_table():
             (ok[:23], "no row"), ("a,b\n", "seed, interval, val_loss", "a, b"),
             (ok + "2,1,1_0", "1_0"), (ok[:35], "fewer than 2", "add some"),
             (ok + "2,1,\x00\n", "line 5"), (ok + "2,1," + "9" * 200000, "line 5")):
-        path, said, printed = table_file(text), io.StringIO(), io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-            assert stats.main([path]) == 2
-        said = said.getvalue().replace(path, "PATH")
-        assert all(word in said for word in words) and said.count("\n") == 1, said
+        path = table_file(text)
+        out, status = said(stats.main, [path])
+        assert status == 2 and out.count("\n") == 1, out
+        assert all(word in out.replace(path, "PATH") for word in words), out
     for path in (HERE, HERE / "absent.csv"):
         refused(lambda: stats.read_table(path), "cannot read")
 
@@ -1093,10 +1089,9 @@ def test_stats_report():
         [1e308, -1e308, 1], [3, 2, 1])) for t, v in enumerate(row))
     for path, dv in ((PUBLISHED, "rolling_volatility"), (table_file(extreme), "d\u00e9")):
         for options in ([], ["--json"]):
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                assert not stats.main([str(path), "--dv", dv, *options])
-            text = printed.getvalue()
-            assert text.isascii() and (options or max(map(len, text.splitlines())) <= 79)
+            text, status = said(stats.main, [str(path), "--dv", dv, *options])
+            assert not status and text.isascii()
+            assert options or max(map(len, text.splitlines())) <= 79
         assert json.loads(text, parse_constant=refused)["pairs"]["t"]
     pipe = subprocess.Popen([sys.executable, str(HERE / "stats.py"), PUBLISHED],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
