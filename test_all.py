@@ -1253,10 +1253,9 @@ def check_refusals(run):
             ([*TINY_RUN, "--out", run / "seed_101"], "neither empty nor"),
             (["--preset", "smoke", "--total_tokens", "512"], "a third of total_tokens"),
             (["--preset", "none"], "invalid choice"), (["--none", "1"], "unrecognized"),
-            (["--n_layer", "x"], "n_layer"), (["--n_layer", "0"], "n_layer"),
-            (["--seeds", "1", "1"], "twice"), (["--workers", "-1"], "workers"),
-            (["--train_file", "none.txt", "--valid_file", "none.txt"], "none.txt"),
-            (["--n_embd", "9" * 400], "n_embd"), (["--peak_lr", "nan"], "peak_lr")):
+            (["--n_layer", "x"], "n_layer"), (["--n_embd", "9" * 400], "n_embd"),
+            (["--workers", "-1"], "workers"),
+            (["--train_file", "none.txt", "--valid_file", "none.txt"], "none.txt")):
         status, _, err = command("run_all.py", *words)
         assert status == 2 and expected in err and "Traceback" not in err, (words, err)
     with folder() as copy:
