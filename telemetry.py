@@ -116,10 +116,6 @@ class Run:
         return false_positives(self)
 
     @cached_property
-    def figures(self):
-        return figures(self)
-
-    @cached_property
     def answers(self):
         return [answer(self) for answer in (answer_stability, answer_seeds, answer_shape,
                                             answer_phase)]
@@ -295,12 +291,10 @@ def figures(run):
     signs[t.b, t.a] = np.select([np.isnan(t.p), t.p_adjusted >= stats.ALPHA, t.mean_diff < 0],
                                 ["?", "", "+"], "–")
     some_intervals = [run.intervals[i] for i in some]
-    repeated, learned = beside_published(run)[1], memorized(run)[1]
-    return {
-        **({"memorization": (learned, "What stands word for word in the training text.")}
-           if learned else {}),
-        **({"published": (repeated, "The published study and its repetition, from interval 1 on.")}
-           if repeated else {}),
+    drawn = {
+        "memorization": (memorized(run)[1], "What stands word for word in the training text."),
+        "published": (beside_published(run)[1],
+                      "The published study and its repetition, from interval 1 on."),
         "loss_by_seed": (line_chart(by_seed(run.loss), x_label, "validation loss (nats)", epochs),
                          "Validation loss of every seed."),
         "train_and_validation": (
@@ -326,6 +320,7 @@ def figures(run):
                            "interval (column) against a later one (row); +: the later is higher"),
                   f"Paired t tests of {len(t.p)} pairs of intervals, p after Bonferroni."),
     }
+    return {name: drawing for name, drawing in drawn.items() if drawing[0]}
 
 # ---------------------------------------------------------------- the tests of a run
 
@@ -667,7 +662,7 @@ def outcomes(run):
             "backslides": m["backslide_frequency"].mean(0), "spikes": m["spike_rate"].mean(0),
             "corrected": m["spike_rate_corrected"].mean(0), "stable": m["stable"].mean(0)}.items()}}
 
-def save_tables(run):
+def save_tables(run, drawings):
     """Write telemetry.csv, interval_summary.csv, anova.csv, pairwise.csv and the figures."""
     folder, columns = run.folder, outcomes(run)
     pairs = vars(run.results["validation loss"]["pairs"])
@@ -680,7 +675,7 @@ def save_tables(run):
               [[name, *a.values()] for name, a in anovas.items()])
     write_csv(folder / "pairwise.csv", pairs, zip(*pairs.values()))
     (folder / "figures").mkdir(exist_ok=True)
-    for name, (drawing, _) in run.figures.items():
+    for name, (drawing, _) in drawings.items():
         write_whole(folder / "figures" / f"{name}.svg", drawing)
 
 def tests_section(run):
@@ -720,7 +715,7 @@ max-width:780px;height:auto}summary{cursor:pointer}figcaption{font-size:14px;col
 pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media print{body{font-size:
 11px;margin:0}table{font-size:8px}td{padding:1px 3px}h2{break-after:avoid}}"""
 
-def sections(run):
+def sections(run, drawings):
     """heading -> HTML of every section of the report, in the order in which a reader needs them."""
     c, mean, best = run.config, run.loss.mean(0), run.best
     columns, told = outcomes(run), run.folder / "samples.json"
@@ -730,7 +725,7 @@ def sections(run):
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise InputError(f"{told} is damaged; delete it, and run_all.py makes it again") from None
     figure = "<figure>{}<figcaption>{}</figcaption></figure>\n"
-    drawn = {name: figure.format(*drawing) for name, drawing in run.figures.items()}
+    drawn = {name: figure.format(*drawing) for name, drawing in drawings.items()}
     ranked = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
     some = lambda *names: table(names, list(zip(*(columns[name] for name in names)))[
         :: math.ceil(len(mean) / 40)])  # at most 40 rows of a table fit on a page
@@ -790,9 +785,10 @@ def write_page(path, title, parts):
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
     run = read_run(folder)
-    save_tables(run)
+    drawings = figures(run)
+    save_tables(run, drawings)
     write_page(run.folder / "report.html", f"{run.config['preset']}: {len(run.seeds)} seeds, "
-               f"{len(run.intervals)} intervals", sections(run))
+               f"{len(run.intervals)} intervals", sections(run, drawings))
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 # ---------------------------------------------------------------- runs side by side
