@@ -43,13 +43,11 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
     """
     Y = np.asarray(val_loss, dtype=np.float64)
     d = np.diff(Y, axis=-1, prepend=np.nan)
-    empty = np.full(Y.shape, np.nan)
-    m = {name: empty.copy() for name in (
+    m = {name: np.full(Y.shape, np.nan) for name in (
         "volatility", "backslide", "backslide_magnitude", "backslide_frequency", "spike",
         "spike_rate", "spike_corrected", "spike_rate_corrected", "stable")}
-    m["change"], later = d, slice(1, None)
-    m["backslide"][..., later] = d[..., later] > 0
-    m["backslide_magnitude"][..., later] = np.maximum(d[..., later], 0)
+    m |= {"change": d, "backslide_magnitude": np.maximum(d, 0)}
+    m["backslide"][..., 1:] = d[..., 1:] > 0
     m["spike"][..., 1:2] = d[..., 1:2] > spike_floor
     for t in range(1, Y.shape[-1]):
         first = max(1, t - window + 1)
@@ -64,10 +62,10 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
             m["spike"][..., t] = exceeds(d[..., t], recent, spike_factor, spike_floor)
         if t >= 3:
             m["spike_corrected"][..., t] = exceeds(d[..., t], before, spike_factor, spike_floor)
+            corrected = m["spike_corrected"][..., max(3, first) : t + 1]
+            m["spike_rate_corrected"][..., t] = corrected.mean(axis=-1)
         m["backslide_frequency"][..., t] = m["backslide"][..., first : t + 1].sum(axis=-1)
         m["spike_rate"][..., t] = m["spike"][..., first : t + 1].mean(axis=-1)
-        corrected = m["spike_corrected"][..., max(3, first) : t + 1]
-        m["spike_rate_corrected"][..., t] = corrected.mean(axis=-1) if t >= 3 else np.nan
     if Y.shape[-1] > 2:
         low = np.quantile(m["volatility"][..., 2:], stable_quantile, axis=(-2, -1), keepdims=True)
         m["stable"][..., 2:] = ((m["volatility"] <= low) & (m["spike_rate"] == 0)
