@@ -794,8 +794,7 @@ def write_report(folder):
 def read_curves(folder):
     """(tokens (k), epochs (k), loss and bits per byte (n, k)) of a run, whole or not yet: from its
     metrics.csv, or else from those of its seeds, as far as all of them have come."""
-    tables = [Path(folder, "metrics.csv")]
-    tables = tables if tables[0].exists() else sorted(Path(folder).glob("seed_*/metrics.csv"))
+    tables = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
     seeds = {}
     try:
         for table in tables:
@@ -899,19 +898,19 @@ def compare(folders):
     ANOVA of the difference of the two matrices, without interval 0, where it is 0 by
     construction; and the size of each seed's waves is compared by a paired t test of its log.
     """
-    runs = {Path(folder).name: read_curves(folder) for folder in folders}
-    stem = f"compared_with_{'_'.join(list(runs)[1:])}"
+    runs = {Path(folder).name: read_curves(Path(folder)) for folder in folders}
+    stem = Path(folders[0], f"compared_with_{'_'.join(list(runs)[1:])}")
     unit, scale = ("millions", 1e6) if max(run[0][-1] for run in runs.values()) >= 2e6 else (
         "thousands", 1e3)
-    write_whole(Path(folders[0]) / f"{stem}.svg", line_chart(
+    write_whole(f"{stem}.svg", line_chart(
         [(name, tokens / scale, loss.mean(0)) for name, (tokens, _, loss, _) in runs.items()],
         f"training tokens ({unit})", "mean validation loss (nats)"))
     start = after_turn(*(run[2] for run in runs.values()))
     table = {name: character(*run[:3], start, run[3]) for name, run in runs.items()}
     rows = [[what, *(float(table[name].get(what, math.nan)) for name in runs)]
             for what in max(table.values(), key=len)]
-    write_csv(Path(folders[0]) / f"{stem}.csv", ["", *runs], rows)
-    lines = [f"The curves and this table: {Path(folders[0]) / stem}.svg and .csv"] + [
+    write_csv(f"{stem}.csv", ["", *runs], rows)
+    lines = [f"The curves and this table: {stem}.svg and .csv"] + [
         f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in map(str, (
             name if isinstance(name, str) else number(name) for name in cells)))
         for what, *cells in [[f"From interval {start} on, where it says no more", *runs], *rows]]
