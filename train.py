@@ -525,8 +525,7 @@ def begun(out):
         ours = isinstance(old, dict) and "model.py" in old and "seeds" in old
     except FileNotFoundError:
         # (Another process of the same run may be writing config.json at this moment.)
-        old, ours = None, not any(path.name[0] != "." for path in out.glob("*")
-                                  if path.name != "config.json")
+        old, ours = None, all(path.name == "config.json" for path in out.glob("[!.]*"))
     except (ValueError, TypeError, NotADirectoryError, RecursionError):
         ours = False
     if not ours:
