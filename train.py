@@ -533,13 +533,6 @@ def begun(out):
                          "folder with --out, or clear this one yourself")
     return old
 
-def put_aside(out):
-    """Give a run folder another name, so that a new run can have this one."""
-    aside = next(path for n in range(1, 10**6)
-                 if not (path := out.with_name(f"{out.name}.old{n}")).exists())
-    out.rename(aside)
-    print(f"The old run is in {aside} now.")
-
 def open_run(config, out, restart=False):
     """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
 
@@ -551,7 +544,10 @@ def open_run(config, out, restart=False):
                 "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
     old, out = begun(out), out.resolve()
     if old and restart:
-        put_aside(out)
+        aside = next(path for n in range(1, 10**6)
+                     if not (path := out.with_name(f"{out.name}.old{n}")).exists())
+        out.rename(aside)
+        print(f"The old run is in {aside} now.")
         old = None
     different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
                  for name, new in identity.items() if old and old.get(name) != new]
