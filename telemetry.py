@@ -118,17 +118,13 @@ class Run:
         return [answer(self) for answer in (answer_stability, answer_seeds, answer_shape,
                                             answer_phase)]
 
-def rules(config):
-    """The settings of `derive` in a run's config.json."""
-    names = ("spike_factor", "spike_floor", "stable_quantile", "stable_backslides")
-    return {"window": config["volatility_window"], **{name: config[name] for name in names}}
-
-# What a config.json must hold for a report: name -> (type, least, most).
-LIMITS = {"volatility_window": (int, 2, 1000), "stable_backslides": (int, 0, 1000),
-          "spike_factor": (float, 0, 100), "spike_floor": (float, 0, 100),
-          "stable_quantile": (float, 0, 1), **{name: (int, 1, 10**15) for name in (
-              "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
-              "train_tokens").split()}}
+# What a config.json must hold for `derive`, in its order, and for a report: (type, least, most).
+RULES = {"volatility_window": (int, 2, 1000), "spike_factor": (float, 0, 100),
+         "spike_floor": (float, 0, 100), "stable_quantile": (float, 0, 1),
+         "stable_backslides": (int, 0, 1000)}
+LIMITS = RULES | {name: (int, 1, 10**15) for name in (
+    "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
+    "train_tokens").split()}
 
 def read_run(folder):
     """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
@@ -166,7 +162,7 @@ def read_run(folder):
                 else "it is not complete"))
         return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss,
                    column("val_loss_se"), column("val_change_se"), column("val_loss_published"),
-                   column("elapsed_seconds"), windows, derive(loss, **rules(config)), notes)
+                   column("elapsed_seconds"), windows, derive(loss, *map(config.get, RULES)), notes)
     except (ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError,
             MemoryError, TokenError) as error:
         raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
@@ -433,7 +429,7 @@ def false_positives(run, n_studies=2000):
         with np.errstate(invalid="ignore", divide="ignore"):  # where the end is the minimum
             t = rise.mean(-1) / rise.std(-1, ddof=1) * math.sqrt(n)
         found["rises"].append(float((4 * scipy.stats.t.sf(t, n - 1) < stats.ALPHA).mean()))
-        null = stability(derive(flat, **rules(run.config)), w)
+        null = stability(derive(flat, *map(run.config.get, RULES)), w)
         for name, Y in stability(run.measures, w).items():
             found["p"].setdefault(name, as_extreme(
                 statistic(name, null[name]), float(statistic(name, Y))))
@@ -571,7 +567,7 @@ def answer_stability(run):
         error = len(measures) * math.sqrt(max(p[name] * (1 - p[name]), 0) / run.simulated["n"])
         parts.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
                      f"{number(value)}, p = {number(adjusted[name])} (give or take {error:.2g})")
-    bend = derive(run.loss.mean(0)[None], **rules(run.config))["volatility"][0, w + 1 :]
+    bend = derive(run.loss.mean(0)[None], *map(run.config.get, RULES))["volatility"][0, w + 1 :]
     if len(bend):
         parts.append(f"of the mean curve alone volatility goes from {number(bend[0])} to "
                      f"{number(bend[-1])}: so much is the curve's bend, not noise")
