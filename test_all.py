@@ -307,6 +307,17 @@ def test_model_positions_are_what_their_names_say():
         one = network(tokens[:, :1].expand(3, 2))[0]  # a token twice
         assert torch.allclose(one[:, 0], one[:, 1], atol=1e-3) == (positions != "learned"), config
 
+def test_model_positions_are_relative():
+    """The scalar product of two rotated vectors depends on their distance alone."""
+    config = replace(TINY, block_size=64)
+    q, k = torch.randn(2, 1, 1, 1, 8).double().expand(2, 1, 64, 1, 8)
+    table = model.rotary_table(config).to(torch.complex128)
+    scores = torch.einsum("btd,bsd->ts", *(model.rotate(x, table)[..., 0, :] for x in (q, k)))
+    for distance in range(-60, 61, 7):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[:1], atol=1e-5)
+    assert not torch.allclose(scores[0, 0], scores[0, 9], atol=1e-2)
+
 def test_model_is_its_formulas():
     """The scores equal those of the formulas written out in numpy, token by token, in float64."""
     network, tokens = tiny_model()
