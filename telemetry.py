@@ -894,7 +894,10 @@ def compare(folders):
     ANOVA of the difference of the two matrices, without interval 0, where it is 0 by
     construction; and the size of each seed's waves is compared by a paired t test of its log.
     """
-    runs = {Path(folder).name: read_curves(Path(folder)) for folder in folders}
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):  # A/run and B/run
+        names = ["_".join(Path(folder).resolve().parts[-2:]) for folder in folders]
+    runs = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
     stem = Path(folders[0], f"compared_with_{'_'.join(list(runs)[1:])}")
     unit, scale = ("millions", 1e6) if max(run[0][-1] for run in runs.values()) >= 2e6 else (
         "thousands", 1e3)

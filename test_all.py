@@ -250,6 +250,7 @@ def test_model_has_the_published_number_of_parameters():
     """4,262,144, as published; and a training token costs about 27 MFLOP."""
     network = model.Llama(model.ModelConfig())
     assert sum(p.numel() for p in network.parameters()) == 4_262_144
+    assert model.training_flops_per_token(model.ModelConfig()) == 27_131_904
     assert all(0.019 < p.std() < 0.021 for p in network.parameters() if p.dim() == 2)
 
 def test_model_flops_are_those_that_torch_counts():
@@ -618,7 +619,8 @@ def test_train_settings_are_checked():
     for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_head": 3}, "n_embd"),
                         ({"peak_lr": math.nan}, "peak_lr"), ({"corpus": "x"}, "corpus"),
                         ({"train_file": ["a"]}, "--valid_file"), ({"block_size": 0}, "block_size"),
-                        ({"interval_tokens": 10**9}, "interval_tokens")):
+                        ({"interval_tokens": 10**9}, "interval_tokens"),
+                        ({"training_flops": 1.0}, "raise training_flops")):
         refused(lambda: replace(SMOKE, **wrong), word)
     refused(lambda: train.prepare_text(replace(SMOKE, valid_start=10**6)), "valid", "tokens")
 
@@ -798,6 +800,8 @@ def test_telemetry_compares_runs_whole_or_not():
         assert table[7][3] == "" and float(table[4][1]) == one.epochs[4] and table[2][1] == ""
         same(float(table[2][2]), float(table[1][2]) / 2)
         refused(lambda: telemetry.compare([at / "one", at]), "no metrics.csv")
+        published_run(at / "three" / "one")  # two of one name
+        assert "_one" in telemetry.compare([at / "one", at / "three" / "one"])[0]
 
 def test_telemetry_beside_the_published_study():
     """A run of the published length is laid beside the published means, interval by interval."""

@@ -114,7 +114,7 @@ class StudyConfig:
              f"interval_tokens is {self.interval_tokens}; it must lie between one step "
              f"({self.tokens_per_step} tokens) and a third of total_tokens ({self.total_tokens})"
              + "; raise training_flops" * bool(self.training_flops)),
-            (self.total_tokens / self.interval_tokens <= 10**4,
+            (self.total_tokens <= 10**4 * self.interval_tokens,
              "total_tokens must not be more than 10,000 times interval_tokens"),
             (self.published_windows <= self.valid_windows, "published_windows is too large"),
             (flops < 1e10,
