@@ -242,7 +242,8 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
         x, y = X(mark[0]), Y(mark[1])
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#000"/>')
         out.append(label(x, y - 12, mark[2], more='font-weight="bold"'))
-    return svg(out, 780, BOTTOM + 66, f"{y_label} against {x_label}")
+    width = RIGHT + 70 + 7.5 * max(len(name) for name, *_ in lines)
+    return svg(out, max(780, round(width)), BOTTOM + 66, f"{y_label} against {x_label}")
 
 def cell_map(colours, letters, rows, columns, legend, x_label):
     """An SVG drawing of a table: colours and letters (n, k), their names, and what colours mean."""
@@ -1005,7 +1006,8 @@ def ladder_figures(rungs, rows, unit):
               for name, rung in rungs.items()]
     x = np.linspace(min(flops[0] for _, flops, _ in curves),
                     min(flops[-1] for _, flops, _ in curves), 60)
-    frontier = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
+    lowest = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
+    frontier = np.minimum.accumulate(lowest)  # the best that so many FLOPs or fewer can buy
     return line_chart([*curves, ("frontier", x, frontier)], "training FLOPs (powers of ten)",
                       f"validation loss (nats a {unit})"), line_chart(
         [(row[0], np.log10([row[1]]), np.array([row[4]])) for row in rows],
