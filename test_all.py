@@ -1131,7 +1131,7 @@ def test_run_all_finds_what_was_learned_by_heart():
 
 def test_run_all_restarts_a_killed_worker():
     """A worker that is killed is started again and ends with the same bits."""
-    config, killed, show = replace(SMOKE, total_tokens=1536), [], run_all.Progress.show
+    config, killed = replace(SMOKE, total_tokens=1536), []
 
     def kill_once(self, job, tokens, row):
         if row and row["interval"] == 3 and not killed:

@@ -631,11 +631,16 @@ def benchmark(as_json, rounds=6, seconds=1.5):
     once = [("matrix products", 1, 1), ("study's loop", 1, 1), ("published loop", 1, cores),
             ("matrix products", cores, 1), ("study's loop", cores, 1)]
     barrier, results, speed = context.Barrier(cores), context.Queue(), {case: [] for case in once}
-    for number in range(cores):
-        context.Process(target=benchmark_worker, daemon=True,
-                        args=(number, rounds * once, barrier, results, seconds)).start()
+    processes = [context.Process(target=benchmark_worker, daemon=True, args=(
+        number, rounds * once, barrier, results, seconds)) for number in range(cores)]
+    for process in processes:
+        process.start()
     for i, case in enumerate(rounds * once):
         print(f"measuring {i + 1} of {rounds * len(once)}: {case[0]}", file=sys.stderr)
+        while results.empty():
+            if any(process.exitcode for process in processes):
+                sys.exit("a process of the benchmark has failed or was ended; start it again")
+            time.sleep(0.05)
         speed[case].append(sum(results.get() for _ in range(cores)))
     flops = training_flops_per_token(StudyConfig(**PRESETS["paper"]).model)
     table = [{"what": what, "workers": workers, "threads": threads,
