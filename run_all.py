@@ -147,8 +147,8 @@ def storytellers(study, seed, length):
                 )[0].tolist() if i != end]
 
 def write_memorization(study, seed, n_stories):
-    """memorization.csv: of each sampled story, and of as many validation stories, all cut to one
-    window, how many pieces of 16 tokens they have, and how many of those the training text has."""
+    """memorization.csv: of each sampled story, and of up to as many validation stories, all cut to
+    one window, how many pieces of 16 tokens they have, and how many the training text has."""
     pieces = lambda ids: [piece.tobytes() for piece in sliding_window_view(
         np.array(ids, dtype=np.int64), 16)] if len(ids) >= 16 else []
     text, length, end, rows = study.text, study.config.block_size, study.tokenizer.end_id, []

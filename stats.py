@@ -7,9 +7,12 @@ Y is one float64 matrix of shape (n, k): n subjects (seeds), each measured at k 
 
 Every docstring works this table by hand. Row means are 3 5 7, level means 2 5 8.
 
-    Y = 1 3  5     residuals =  1  0 -1     An undefined number is nan, never a guess and never a
-        2 6  7                  0  1 -1     warning. Rounding is not variation: what is below
-        3 6 12                 -1 -1  2     ROUNDING times the largest number counts as exactly 0.
+    Y = 1 3  5     residuals =  1  0 -1
+        2 6  7                  0  1 -1
+        3 6 12                 -1 -1  2
+
+An undefined number is nan, never a guess and never a warning. Rounding is not variation: what is
+below ROUNDING times the largest number counts as exactly 0.
 """
 import argparse, csv, json, math, os, sys, textwrap
 from dataclasses import is_dataclass, make_dataclass
@@ -124,8 +127,9 @@ def rm_anova(Y):
 def epsilons(Y):
     """Over how many of the k-1 directions of change does the noise spread, as a share of k-1?
     Y (n, k) -> Epsilons: 1 is all alike (spherical), lower_bound = 1/(k-1). Formulas and example:
-    f_and_epsilons. Trap: over n subjects residuals add up to 0, so they span n-1 of the k-1
-    directions: gg <= (n-1)/(k-1), 0.25 for 6 by 21, even where the truth is 1.
+    f_and_epsilons. Trap: over n subjects residuals add up to 0, so at most r = n-1 of their k-1
+    variances (eigenvalues of R'R) are not 0, and of r numbers sum^2 <= r * (sum of squares):
+    gg <= (n-1)/(k-1), 0.25 for 6 by 21, even where the truth is 1.
     """
     _, gg, hf = f_and_epsilons(Y)
     return Epsilons(float(gg), float(hf), 1 / (np.shape(Y)[-1] - 1))
@@ -377,12 +381,14 @@ def plain(x):
     return x
 
 def report(r, dv, intervals, notes):
-    """The result r of analyse() as lines for a reader."""
+    """The result r of analyse() as lines for a reader, in the order of the functions above."""
     A, M, W, sd = r["anova"], r["mauchly"], r["shapiro"], r["sd_between"]
     n, d, df_error = r["n_subjects"], A.df_effect, A.df_error
     yield f"{dv}: {n} subjects (seeds) x {d + 1} levels (intervals)"
     yield from (f"note: {note}" for note in notes)
     yield f"\nDO THE LEVELS DIFFER?  F({d}, {df_error}) = {A.f:.2f}, p = {A.p:.3g}"
+    yield (f"  SS (df): levels {A.ss_effect:.5g} ({d}), subjects {A.ss_subject:.5g} ({n - 1}), "
+           f"error {A.ss_error:.5g} ({df_error})")
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
     for name, epsilon, p in (("Greenhouse-Geisser", A.epsilon_gg, A.p_gg), (
             "Huynh-Feldt", A.epsilon_hf, A.p_hf), ("lower bound", 1 / d, A.p_lower_bound)):

@@ -1070,7 +1070,8 @@ def lesson():
     yield f"After the turn, the changes of two seeds correlate {shared:.2f}."
     yield "Mean loss minus its cubic trend; every third falls on one place of the text:"
     yield "  " + "  ".join(f"{i}:{r:+.3f}" for i, r in zip(t, residual))
-    yield "Is that instability of the training, or a property of the text?"
+    yield (f"Of these, {returning(waves(Y[:, 5:]), 3):.0%} of the variance returns with the place. "
+           "Is that instability of the training, or a property of the text?")
     F = {"loss": Y, "loss without interval 0": Y[:, 1:], "volatility": m["volatility"][:, 2:],
          **{name: V for name, V in stability(m, 5).items() if "volatility" in name}}
     yield "F of the " + "; ".join(f"{name}: {float(stats.f_and_epsilons(X)[0]):,.2f}"

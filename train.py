@@ -325,7 +325,8 @@ def windows_at(ids, starts, config):
 def evaluate(model, ids, config, starts=None):
     """The loss of each window, in nats a token: float64 array (n_windows).
 
-    starts: where the windows begin in ids; by default the validation windows.
+    starts: where the windows begin in ids; by default the validation windows, valid_windows of them
+    side by side from token valid_start on, the same for every seed.
 
     KEEP: the same windows every time, so that a difference between two measurements is the
     model's, not the windows' (val_change_se in `measure`). And no chance in it: an evaluation that
@@ -381,7 +382,8 @@ def one_thread():
     torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed; 4 % faster on two busy cores
 
 def make_optimizer(model, config, fused=True):
-    """AdamW on every parameter, as published; fused: its whole update in one pass over memory."""
+    """AdamW on every parameter, as published; train_step sets its rate. fused: the whole update in
+    one pass over memory."""
     return torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2),
                              weight_decay=config.weight_decay, fused=fused)
 
