@@ -193,7 +193,8 @@ class Llama(nn.Module):
     # EXERCISE 4: for every new token this computes all keys and values again. Give Llama a
     # generate of its own that keeps them, and writes the same text, with any temperature and
     # `stop`. Beyond block_size, what was dropped lives on in kept keys: compute the window anew.
-    # (The models at the end of the file keep this one.)
+    # Attention and Block change with it, but must do as now for the models at the end of the file,
+    # which keep this one. Trap: with one query and many keys, is_causal=True shows it the first.
     generate = generate
 
     def __init__(self, config):
@@ -252,18 +253,16 @@ def main():
     flops = training_flops_per_token(config)
     print(f"A training token costs {flops:,d} FLOPs, {flops / total:.2f} for each parameter;")
     print(f"20,000,768 of them cost {flops * 20_000_768:.3g}.\n")
-    one_token_on = torch.angle(rotary_table(config)[1])
-    turns = config.block_size * one_token_on / (2 * math.pi)
+    turns = config.block_size * torch.angle(rotary_table(config)[1]) / (2 * math.pi)  # [1]: a step
     print("Turns that every fourth rotary pair of a head makes within one window:")
     print("  " + "  ".join(f"{turn:.3g}" for turn in turns[::4]))
     print("Which of them tell a token from its neighbour, and which only near from far?")
 
 # ================================================================ the architecture ladder
-#
 # Stop reading here the first time. Below stand the simpler models of a second study (arXiv
 # 2512.20877), which climbs from a linear predictor to small transformers and asks what each step
 # buys. Each has Llama's interface and, like it, predicts from the tokens of the window up to the
-# present one. Its class says what differs from the rung before.
+# present one. There are two classes; the rungs are settings of these (RUNGS in train.py).
 
 FLAT = ("linear", "mlp")
 
@@ -276,9 +275,9 @@ class Flat(nn.Module):
     """linear: the embeddings of the last T tokens side by side, and one linear layer to the scores.
     mlp: with two hidden ReLU layers between (Bengio et al. 2003).
 
-    It has a weight of its own for every number of every place: nothing that it learns of a word in
-    one place helps it in another. Initial weights: torch's own, scaled to the width of each layer;
-    N(0, 0.02) would make these wide layers start almost silent.
+    Only the embedding is shared by all places: beyond it, nothing learned of a word in one place
+    helps it in another. Initial weights: torch's own, the embedding N(0, 1); with N(0, 0.02) and no
+    norm after it the scores would start almost silent.
     """
 
     generate = generate
@@ -308,9 +307,10 @@ class GPT2Block(Block):
 
 class Transformer(Llama):
     """transformer: blocks as in GPT-2 and an output matrix of its own; llama: Llama's blocks and
-    tied output. Positions of both: learned (a vector added for each place), rotary or none."""
+    tied output. Positions of both: learned (a vector added for each place), rotary or none.
+    (Llama's blocks with rotary positions are Llama itself: see build.)"""
 
-    generate = generate
+    generate = generate  # not Llama's, which exercise 4 replaces
 
     def __init__(self, config):
         super().__init__(config)

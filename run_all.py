@@ -27,10 +27,11 @@ from train import (RUNGS, Text, code_sha256, config_from, evaluate, open_run, pr
 
 def main():
     args, rank, n_ranks = arguments()
-    # 1. Of each study its text and tokenizer, and the folder that remembers what it is. (There is
-    # one; the ladder is many, one a rung.)
-    # EXERCISE 10: --arms trains classroom, fresh and an arm of your own (train_stories 12, say) as
-    # three studies in runs/arms/NAME; at the end it prints telemetry.compare of their folders.
+    # 1. The study (on the ladder one for each rung): its text, its tokenizer, and the folder that
+    # remembers what it is.
+    # EXERCISE 10: an option --arms that trains classroom, fresh and an arm of your own (say, with
+    # train_stories 12) as three studies in runs/arms/NAME, and at the end prints telemetry.compare.
+    # (Progress.show names a folder only on the ladder: else bars of equal seeds collide.)
     studies = open_studies(args)
     for config, out, _, _, facts in studies if not rank else []:
         print(f"{out.name}: {len(config.seeds)} seeds, {facts['train_documents']:,d} training "
@@ -59,6 +60,8 @@ def main():
         args.refuse(str(error))
     sys.exit(args.workers > 0 and not all(is_complete(*job) for job in jobs))
 
+ONE_OF_EACH_KIND = "linear mlp-256 attention-4 transformer-2 rotary llama".split()
+
 def arguments():
     """(the options, which of how many processes of torchrun this is: 0 of 1 without it)."""
     parser = settings_parser("Run a whole study; the same command continues it.")
@@ -69,7 +72,8 @@ def arguments():
                         help="sample so many stories of the best and the last checkpoint of a seed "
                         "and count what stands word for word in the training text (default 0)")
     parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, "all"], metavar="X",
-                        help="of the preset ladder: all, or some of " + ", ".join(RUNGS))
+                        help="of the preset ladder: all, or some of " + ", ".join(RUNGS)
+                        + f" (default {' '.join(ONE_OF_EACH_KIND)}); the report is of these alone")
     parser.set_defaults(refuse=parser.error)
     args = parser.parse_args()
     ranks = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")] if (
@@ -78,6 +82,8 @@ def arguments():
             (args.workers < 0, f"workers is {args.workers}; it must be 0 or more"),
             (args.memorization < 0, f"memorization is {args.memorization}; it must be 0 or more"),
             (args.rungs and args.preset != "ladder", "--rungs goes with --preset ladder"),
+            (args.preset == "ladder" and (args.test_windows == 0 or args.train_file), "the ladder "
+             "needs a test text: give a --corpus, no --train_file, and no --test_windows 0"),
             (not all(map(str.isdecimal, ranks)) or not int(ranks[0]) < int(ranks[1]),
              f"RANK and WORLD_SIZE are {' and '.join(ranks)}, which torchrun does not set; unset "
              "them, or start with torchrun"),
@@ -85,15 +91,15 @@ def arguments():
              "--restart and torchrun do not go together; give a new --out")):
         if wrong:
             parser.error(sentence)
-    one_of_each_kind = "linear mlp-256 attention-4 transformer-2 rotary llama".split()
-    args.rungs = [None] if args.preset != "ladder" else args.rungs or one_of_each_kind
+    # [None]: one study and no rung.
+    args.rungs = [None] if args.preset != "ladder" else args.rungs or ONE_OF_EACH_KIND
     args.rungs = list(RUNGS) if "all" in args.rungs else list(dict.fromkeys(args.rungs))
     return args, *map(int, ranks)
 
 Study = namedtuple("Study", "config out text tokenizer facts")
 
 def open_studies(args):
-    """A Study for each of args.rungs; none is begun unless the settings of all are right."""
+    """A Study for each of args.rungs. All settings are checked before the first folder is made."""
     try:
         configs = [config_from(args, rung) for rung in args.rungs]
         if len(configs[0][0].seeds) < 2:
@@ -110,8 +116,9 @@ def gather(study, n_stories):
     config, out, text, tokenizer, _ = study
     complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
     if len(complete) < 2:
-        raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete; a study "
-                         "needs 2: give the command again, without --workers 0")
+        raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete in {out}; a "
+                         "study needs 2: give the command again, with --workers 1 or more (a seed "
+                         "with a left_out.txt would come to the same end)")
     # A complete seed has nothing left to train: this sets its tables right and reads them.
     rows = [row for seed in complete for row in train_seed(config, seed, text, out)]
     write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
@@ -125,7 +132,8 @@ def gather(study, n_stories):
     if config.test_windows:
         starts, judged = config.block_size * np.arange(config.test_windows), []
         for seed in complete:
-            model, saved = build(config.model), read_checkpoint(out / f"seed_{seed}" / "best.pt")
+            model = build(config.model).to(config.device)
+            saved = read_checkpoint(out / f"seed_{seed}" / "best.pt")
             if not saved:
                 raise InputError(f"best.pt of seed {seed} in {out} is lost, and with it the test")
             model.load_state_dict(saved["model"])
@@ -167,12 +175,12 @@ def write_memorization(study, seed, n_stories):
 # ---------------------------------------------------------------- one process a seed
 
 def is_complete(config, seed, out):
-    """Whether a seed's checkpoint is that of its last measurement."""
+    """Whether a seed's last.pt holds every measurement of the study."""
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
     return bool(saved) and len(saved["rows"]) == len(config.measured_steps)
 
 def left_out(seed, out):
-    """Why a seed came to an end that the same command would repeat, or None."""
+    """Why a seed came to an end that it would come to again (left_out.txt), or None."""
     path = out / f"seed_{seed}" / "left_out.txt"
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
@@ -193,7 +201,8 @@ def train_all(jobs, n_workers, live=True):
     [(job, what went wrong, in words)].
 
     Each seed has a process of its own with one thread, so the result does not depend on how many
-    run at once. The processes are spawned, as on every system, and tell their progress by pipes.
+    run at once. The processes are spawned (started afresh, not forked: alike on every
+    system), and tell their progress by pipes.
     """
     context, progress = multiprocessing.get_context("spawn"), Progress(live)
     missing = [job for job in jobs if not is_complete(*job)]
@@ -202,14 +211,14 @@ def train_all(jobs, n_workers, live=True):
     running = {}
     while waiting or running:
         while waiting and len(running) < n_workers:
-            (job, retries), (ours, theirs) = waiting.pop(0), context.Pipe(duplex=False)
-            process = context.Process(target=worker, args=(theirs, *job),
+            (job, retries), (receiver, sender) = waiting.pop(0), context.Pipe(duplex=False)
+            process = context.Process(target=worker, args=(sender, *job),
                                       daemon=True)  # daemon: it ends when this process ends
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
             process.start()
             signal.signal(signal.SIGINT, handler)
-            theirs.close()
-            running[ours] = job, retries, process
+            sender.close()
+            running[receiver] = job, retries, process
         for pipe in wait(list(running)):
             job, retries, process = running[pipe]
             try:

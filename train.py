@@ -164,7 +164,7 @@ PRESETS = {
         n_layer=1, n_head=2, n_embd=16, seeds=[101, 202, 303], total_tokens=2560,
         windows_per_step=4, warmup_tokens=256, decay_tokens=2560, interval_tokens=256,
         valid_windows=8),
-    # The architecture study: every rung at the same cost, on characters, half a minute each on two
+    # The architecture study: every rung at the same cost, on characters, 40 seconds each on two
     # cores. The rate stays constant after the warm-up, so that no point of a curve is favoured.
     "ladder": dict(
         tokenizer="char", vocab_size=60, architecture="transformer", positions="learned",
@@ -173,7 +173,9 @@ PRESETS = {
 }
 
 # The rungs of the ladder, each a study of its own: where it differs from the preset `ladder`,
-# which is 2 layers, 4 heads, context 64, learned positions.
+# which is 2 layers, 4 heads, context 64, learned positions. (mlp-N: width; attention-N: one layer
+# of N heads; transformer-N: layers; context-N: tokens.) What a rung sets goes before the command
+# line.
 RUNGS = {
     "linear": {"architecture": "linear"},
     **{f"mlp-{n}": {"architecture": "mlp", "n_flat": n} for n in (128, 256, 512)},
@@ -327,11 +329,10 @@ def evaluate(model, ids, config, starts=None):
 
     starts: where the windows begin in ids; by default the validation windows, valid_windows of them
     side by side from token valid_start on, the same for every seed.
-
-    KEEP: the same windows every time, so that a difference between two measurements is the
-    model's, not the windows' (val_change_se in `measure`). And no chance in it: an evaluation that
-    draws from the training's random generator changes the training that it is meant to observe.
     """
+    # KEEP: the same windows every time, so that a difference between two measurements is the
+    # model's, not the windows' (val_change_se in `measure`). And no chance in it: an evaluation
+    # that draws from the training's random generator changes the training that it observes.
     if starts is None:
         starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
     losses = []
