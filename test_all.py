@@ -1,6 +1,6 @@
 """Chapter 7. Tests: each is a sentence that must hold, checked against something independent.
 
-    python test_all.py                 all of them, offline (2.5 minutes on two cores)
+    python test_all.py                 all of them, offline (three minutes on two cores)
     python test_all.py stats           those of one file: data, tokenizer, model, train,
                                        telemetry, stats or run_all
     python test_all.py exercise 4      the judge of an exercise: what is right, what not yet
