@@ -1103,8 +1103,8 @@ def test_run_all_is_the_same_after_a_kill():
         status, out, err = command("run_all.py", *TINY_RUN, "--out", at / "b", "--workers", 1)
         assert status == 0 and not err and "report.html" in out, err
         assert rows_of(at / "a" / "metrics.csv") == rows_of(at / "b" / "metrics.csv")
-        left = [p.name for p in at.rglob("*.tmp")]
-        assert len(left) <= 1, left  # what a kill -9 cuts stays under its temporary name
+        left = [p.name for p in at.rglob("*.tmp")]  # what a kill cuts stays under such a name: of
+        assert len(left) <= 3, left  # run_all.py and of each worker, which ends with it, one file
         check_report(at / "a")
         check_refusals(at / "a")
 
