@@ -7,16 +7,15 @@ figures, tables and the report. Nothing here trains anything, and nothing here n
     python telemetry.py runs/classroom runs/fresh      the same, and compare the two
     python telemetry.py                                a lesson: the published study's own data
 
-Reading order: `derive` holds every measure; the drawing is 130 lines of SVG; the `audit_` and
+Reading order: `derive` holds every measure; the figures are SVG, written by hand; the `audit_` and
 `answer_` functions compute each sentence from the run's data, so that none can go out of date.
 """
 
-import argparse, csv, html, json, math, sys
+import argparse, contextlib, html, json, math, sys
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 import scipy.stats
@@ -77,7 +76,15 @@ def exceeds(d, sample, factor, floor):
     distance = d - sample.mean(axis=-1)
     return (d > floor) & (distance > factor * sample.std(axis=-1) * (1 + 1e-9))
 
-# ---------------------------------------------------------------- a run, read back
+# ---------------------------------------------------------------- a run, from files to matrices
+
+# What `derive` needs of config.json, in its order, and a report besides: (type, least, most).
+RULES = {"volatility_window": (int, 2, 1000), "spike_factor": (float, 0, 100),
+         "spike_floor": (float, 0, 100), "stable_quantile": (float, 0, 1),
+         "stable_backslides": (int, 0, 1000)}
+LIMITS = RULES | {name: (int, 1, 10**15) for name in (
+    "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
+    "train_tokens").split()}
 
 @dataclass
 class Run:
@@ -99,32 +106,32 @@ class Run:
     measures: dict  # name -> (n, k), from derive
     notes: list  # sentences about what is left out
 
-    @property
-    def best(self):
-        """Index of the interval with the lowest mean validation loss."""
-        return int(self.loss.mean(0).argmin())
+    window = property(lambda run: run.config["volatility_window"])  # in intervals
+    mean = property(lambda run: run.loss.mean(0))  # (k) over seeds
+    best = property(lambda run: int(run.mean.argmin()))  # index of the interval with the lowest
+    # (n, m): the changes from the second interval after it on; m < 3 if it came late
+    fluctuations = property(lambda run: run.measures["change"][:, run.best + 2 :])
+    # Computed when first asked for, then kept: the tests by variable, the simulation, the answers.
+    results = cached_property(lambda run: {name: stats.analyse(Y) for name, Y in tested(
+        run.loss, run.measures, run.window).items()})
+    simulated = cached_property(lambda run: false_positives(run))
+    answers = cached_property(lambda run: [answer(run) for answer in (
+        answer_stability, answer_seeds, answer_shape, answer_phase)])
 
-    @cached_property
-    def results(self):
-        """name -> all tests of each variable."""
-        return {name: stats.analyse(Y) for name, Y in tested(self).items()}
+@contextlib.contextmanager
+def damaged(what, remedy):
+    """For `with`: whatever goes wrong inside is the fault of a file, and becomes one sentence."""
+    try:
+        yield
+    except OSError:
+        raise  # has a sentence of its own
+    except Exception as error:  # bytes that come from anywhere can raise anything
+        raise InputError(f"{what} ({type(error).__name__}: {str(error):.100}); {remedy}") from None
 
-    @cached_property
-    def simulated(self):
-        return false_positives(self)
-
-    @cached_property
-    def answers(self):
-        return [answer(self) for answer in (answer_stability, answer_seeds, answer_shape,
-                                            answer_phase)]
-
-# What a config.json must hold for `derive`, in its order, and for a report: (type, least, most).
-RULES = {"volatility_window": (int, 2, 1000), "spike_factor": (float, 0, 100),
-         "spike_floor": (float, 0, 100), "stable_quantile": (float, 0, 1),
-         "stable_backslides": (int, 0, 1000)}
-LIMITS = RULES | {name: (int, 1, 10**15) for name in (
-    "vocab_size n_layer n_head n_embd block_size valid_windows train_documents "
-    "train_tokens").split()}
+def read_records(path):
+    """The rows of a csv file as dicts: column -> text. InputError if it cannot be read."""
+    header, *rows = [cells for _, cells in stats.read_rows(path)] or [[]]
+    return [dict(zip(header, row)) for row in rows]
 
 def read_run(folder):
     """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
@@ -134,42 +141,37 @@ def read_run(folder):
     loss, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
     if len(intervals) < 4:
         raise InputError(f"{folder} has {len(intervals)} intervals; a report needs 4 or more")
-    column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
-                                     for interval in intervals] for seed in seeds])
-    windows = None  # a published table comes without them
-    try:
-        with open(folder / "metrics.csv", encoding="utf-8-sig", newline="") as file:
-            cells = {(int(row["seed"]), int(row["interval"])): row for row in csv.DictReader(file)}
+    with damaged(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged",
+                 "the command that made the run writes all but config.json again"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for name, (kind, least, most) in LIMITS.items():
             if type(config[name]) not in (kind, int) or not least <= config[name] <= most:
                 raise ValueError(f"{name} is {config[name]!r:.40}")
-        for name in ("preset", "text", "seed_decides"):
-            config[name].encode("utf-8")
-        files = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
-        if all(file.exists() for file in files):
-            windows = np.stack([np.load(file) for file in files])
-            if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
-                raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
-        tokens, epochs, train_loss = map(column, ("tokens_seen", "epochs", "train_loss"))
+        (config["preset"] + config["text"] + config["seed_decides"]).encode("utf-8")
+        cells = {(int(row["seed"]), int(row["interval"])): row
+                 for row in read_records(folder / "metrics.csv")}
+        column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
+                                         for interval in intervals] for seed in seeds])
+        tokens, epochs, train_loss, *others = map(column, (
+            "tokens_seen epochs train_loss val_loss_se val_change_se val_loss_published "
+            "elapsed_seconds").split())
         if (not (np.diff(tokens[0]) > 0).all() or not np.isfinite([tokens, epochs]).all()
                 or (np.abs(train_loss) > 1e300).any() or tokens[0, 0] < 0):
             raise ValueError("tokens_seen, epochs or train_loss has a number that cannot be")
-        for s in sorted({int(s) for s in config["seeds"]} - set(seeds)):
-            why = folder / f"seed_{s}" / "left_out.txt"
-            notes.append(f"Seed {s} is left out: " + (
+        files, windows = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds], None
+        if all(file.exists() for file in files):  # a published table comes without them
+            windows = np.stack([np.load(file) for file in files])
+            if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
+                raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
+        for seed in sorted({int(seed) for seed in config["seeds"]} - set(seeds)):
+            why = folder / f"seed_{seed}" / "left_out.txt"
+            notes.append(f"Seed {seed} is left out: " + (
                 why.read_text(encoding="utf-8", errors="replace").strip() if why.is_file()
                 else "it is not complete"))
-        return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss,
-                   column("val_loss_se"), column("val_change_se"), column("val_loss_published"),
-                   column("elapsed_seconds"), windows, derive(loss, *map(config.get, RULES)), notes)
-    except (ValueError, TypeError, AttributeError, KeyError, EOFError, RecursionError,
-            MemoryError, TokenError) as error:
-        raise InputError(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged "
-                         f"({type(error).__name__}: {error}"[:160] + "); the command that made "
-                         "the run writes all but config.json again") from None
+    return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss, *others,
+               windows, derive(loss, *map(config.get, RULES)), notes)
 
-# ---------------------------------------------------------------- drawing
+# ---------------------------------------------------------------- drawing: SVG is text
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes for print in grey.
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9".split()
@@ -196,48 +198,53 @@ def ticks(low, high, n=6):
     step *= next(s for s in (1, 2, 5, 10) if (high - low) / (s * step) <= n)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
-def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
-    """An SVG drawing of lines [(name, x, y)]; "mean..." and "frontier" are bold and black.
-
-    epochs: times the text at x = 1, for a second row of numbers below the axis. log: of y. mark:
-    (x, y, text) of one point. A line of one point is a numbered dot. More than 8 seeds are grey.
-    """
-    height = np.log10 if log else np.asarray
-    many = sum(name.startswith("seed") for name, *_ in lines) > 8
-    lines = [(name, x, height(np.where(y > 0, y, np.nan) if log else y)) for name, x, y in lines]
-    y_all = np.concatenate([y for *_, y in lines])
-    x0, x1 = min(x.min() for _, x, _ in lines), max(x.max() for _, x, _ in lines)
-    y0, y1 = (np.nanmin(y_all), np.nanmax(y_all)) if np.isfinite(y_all).any() else (0, 0)
-    y0, y1 = y0 - 0.04 * (y1 - y0 or 1), y1 + 0.04 * (y1 - y0 or 1)
-    X = lambda x: LEFT + (x - x0) / (x1 - x0 or 1) * (RIGHT - LEFT)
-    Y = lambda y: BOTTOM - (y - y0) / (y1 - y0) * (BOTTOM - TOP)
-    out = [label((LEFT + RIGHT) / 2, BOTTOM + 58, x_label + (", below: epochs" if epochs else "")),
+def axes(lines, x_label, y_label, epochs, log):
+    """X and Y, which turn numbers into places on the sheet, and the parts of both axes."""
+    x_low, x_high = min(x.min() for _, x, _ in lines), max(x.max() for _, x, _ in lines)
+    y = np.concatenate([y[np.isfinite(y)] for *_, y in lines])
+    y_low, y_high = (y.min(), y.max()) if y.size else (0, 0)
+    margin = 0.04 * (y_high - y_low or 1)
+    y_low, y_high = y_low - margin, y_high + margin
+    X = lambda x: LEFT + (x - x_low) / (x_high - x_low or 1) * (RIGHT - LEFT)
+    Y = lambda y: BOTTOM - (y - y_low) / (y_high - y_low) * (BOTTOM - TOP)
+    out = [label((LEFT + RIGHT) / 2, BOTTOM + 58, x_label + ", below: epochs" * bool(epochs)),
            label(0, 0, y_label, more=f'transform="translate(15 {(TOP + BOTTOM) / 2}) rotate(-90)"')]
-    for v in ticks(y0, y1):
+    for v in ticks(y_low, y_high):
         out.append(stroke(f"{LEFT},{Y(v):.1f} {RIGHT},{Y(v):.1f}", 'stroke="#ddd"'))
         out.append(label(LEFT - 7, Y(v) + 4, f"{10.0**v:.2g}" if log else f"{v:.6g}", "end"))
-    for v in ticks(x0, x1):
+    for v in ticks(x_low, x_high):
         out.append(stroke(f"{X(v):.1f},{BOTTOM} {X(v):.1f},{BOTTOM + 5}", 'stroke="#333"'))
         out.append(label(X(v), BOTTOM + 19, f"{v:.6g}"))
         out += [label(X(v), BOTTOM + 36, f"{v * epochs:.3g}", more='fill="#777"')] if epochs else []
     out.append(stroke(f"{LEFT},{TOP} {LEFT},{BOTTOM} {RIGHT},{BOTTOM}", 'stroke="#333"'))
-    legend = 0
+    return X, Y, out
+
+def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
+    """An SVG drawing of lines [(name, x, y)]; "mean..." and "frontier" are bold and black.
+
+    epochs: times the text at x = 1, for a second row of numbers below the axis. log: of y. mark:
+    (x, y, text) of one point. A line of one point is a numbered dot. More than 8 seeds are grey."""
+    if log:
+        lines = [(name, x, np.log10(np.where(y > 0, y, np.nan))) for name, x, y in lines]
+    X, Y, out = axes(lines, x_label, y_label, epochs, log)
+    many = sum(name.startswith("seed") for name, *_ in lines) > 8
+    row = TOP + 12  # of the legend
     for i, (name, x, y) in enumerate(lines):
-        bold = name.startswith(("mean", "frontier"))
+        bold, colour = name.startswith(("mean", "frontier")), COLOURS[i % 6]
         style = 'stroke="#000" stroke-width="3"' if bold else (
-            'stroke="#888" stroke-width="0.7"' if many else f'stroke="{COLOURS[i % 6]}" '
+            'stroke="#888" stroke-width="0.7"' if many else f'stroke="{colour}" '
             f'stroke-dasharray="{DASHES[(i + i // 6) % 6]}" stroke-width="1.8"')
         gaps = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
         out += [stroke(piece.strip(), style) for piece in gaps.split("|") if piece.strip()]
         if len(x) == 1:
             name = f"{i + 1}: {name}"
-            out.append(f'<circle cx="{X(x[0]):.1f}" cy="{Y(y[0]):.1f}" r="4" fill="'
-                       f'{COLOURS[i % 6]}"/>' + label(X(x[0]) + 6, Y(y[0]) - 4, i + 1, "start"))
-        if bold or not many or i == 0:
-            row, legend = TOP + 12 + 20 * legend, legend + 1
-            out.append(stroke(f"{RIGHT + 10},{row} {RIGHT + 38},{row}", style))
+            out.append(f'<circle cx="{X(x[0]):.1f}" cy="{Y(y[0]):.1f}" r="4" fill="{colour}"/>'
+                       + label(X(x[0]) + 6, Y(y[0]) - 4, i + 1, "start"))
+        if bold or not many or i == 0:  # of many seeds the first stands for all
             name = name if bold or not many else "each seed"
+            out.append(stroke(f"{RIGHT + 10},{row} {RIGHT + 38},{row}", style))
             out.append(label(RIGHT + 44, row + 4, name, "start"))
+            row += 20
     if mark:
         x, y = X(mark[0]), Y(mark[1])
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#000"/>')
@@ -245,17 +252,17 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
     width = RIGHT + 70 + 7.5 * max(len(name) for name, *_ in lines)
     return svg(out, max(780, round(width)), BOTTOM + 66, f"{y_label} against {x_label}")
 
-def cell_map(colours, letters, rows, columns, legend, x_label):
-    """An SVG drawing of a table: colours and letters (n, k), their names, and what colours mean."""
-    (n, k), out, x = colours.shape, [], 80
+def cell_map(kinds, letters, rows, columns, legend, x_label):
+    """An SVG drawing of a table (n, k). kinds: which entry of the legend [(colour, words)] each
+    cell is, -1 for none; letters: what stands in it; rows, columns: their names."""
+    (n, k), out, x = kinds.shape, [], 80
     size = min(30, max(6, 640 // k))
-    for i, j in np.argwhere(colours != ""):
-        left, top = 80 + size * j, size * i
-        out.append(f'<rect x="{left}" y="{top}" width="{size - 1}" height="{size - 1}" '
-                   f'fill="{colours[i, j]}"/>')
+    for i, j in np.argwhere(kinds >= 0):
+        out.append(f'<rect x="{80 + size * j}" y="{size * i}" width="{size - 1}" '
+                   f'height="{size - 1}" fill="{legend[kinds[i, j]][0]}"/>')
         if letters[i, j]:
-            out.append(label(left + size / 2, top + size / 2 + 4, letters[i, j]))
-    for i in range(0, n, math.ceil(14 / size)):
+            out.append(label(80 + size * (j + 0.5), size * (i + 0.5) + 4, letters[i, j]))
+    for i in range(0, n, math.ceil(14 / size)):  # as many names as have room
         out.append(label(74, size * (i + 0.5) + 4, rows[i], "end"))
     for j in range(0, k, math.ceil(22 / size)):
         out.append(label(80 + size * (j + 0.5), size * n + 15, columns[j]))
@@ -266,88 +273,91 @@ def cell_map(colours, letters, rows, columns, legend, x_label):
         x += 40 + 7 * len(words)
     return svg(out, max(660, 100 + size * k), size * n + 70, x_label)
 
-def figures(run):
-    """name -> (SVG, caption) of every figure of the report."""
-    million = run.tokens[-1] >= 2e6
-    x, m, mean = run.tokens / (1e6 if million else 1e3), run.measures, run.loss.mean(0)
-    x_label = f"training tokens ({'millions' if million else 'thousands'})"
-    epochs, w = run.epochs[-1] / x[-1], run.config["volatility_window"]
-    by_seed = lambda Y: [*((f"seed {seed}", x, y) for seed, y in zip(run.seeds, Y)),
-                         (f"mean of {len(Y)}", x, Y.mean(0))]
-    events = np.select([m["stable"] == 1, m["backslide"] == 1, m["backslide"] == 0],
-                       ["#7CC7B0", "#F5C67A", "#E4EEF5"], "")
+def token_axis(most):
+    """(the unit of an axis that goes up to so many tokens, its label)."""
+    unit, word = (1e6, "millions") if most >= 2e6 else (1e3, "thousands")
+    return unit, f"training tokens ({word})"
+
+def event_map(run):
+    m = run.measures
+    kinds = np.select([m["stable"] == 1, m["backslide"] == 1, m["backslide"] == 0], [2, 1, 0], -1)
     letters = np.select([m["spike"] == 1, m["spike_corrected"] == 1, m["stable"] == 1],
                         ["P", "C", "s"], "")
-    some = np.arange(0, len(x), math.ceil(len(x) / 60))  # at most 60 rows fit on a page
-    t = stats.pairwise_tests(run.loss[:, some])
-    shades, signs = np.full((2, len(some), len(some)), "", dtype="U7")
-    shades[t.b, t.a] = np.select([t.p_adjusted < p for p in (0.001, 0.01, stats.ALPHA, 2)],
-                                 ["#5B9BD5", "#9DC3E6", "#CFE2F3", "#F3F3F3"], "#FFFFFF")
-    signs[t.b, t.a] = np.select([np.isnan(t.p), t.p_adjusted >= stats.ALPHA, t.mean_diff < 0],
-                                ["?", "", "+"], "–")
-    some_intervals = [run.intervals[i] for i in some]
+    legend = [("#E4EEF5", "loss fell"), ("#F5C67A", "backslide"),
+              ("#7CC7B0", "s: stable phase candidate")]
+    return cell_map(kinds, letters, run.seeds, run.intervals, legend,
+                    "interval (P: spike as published, C: spike by the corrected rule)")
+
+def pair_map(run):
+    some = np.arange(0, len(run.mean), math.ceil(len(run.mean) / 60))  # 60 rows fit on a page
+    t, names = stats.pairwise_tests(run.loss[:, some]), [run.intervals[i] for i in some]
+    kinds, signs = np.full((len(some), len(some)), -1), np.full((len(some), len(some)), "")
+    level = sum(t.p_adjusted < p for p in (stats.ALPHA, 0.01, 0.001))
+    kinds[t.b, t.a] = np.where(np.isnan(t.p), 4, level)
+    signs[t.b, t.a] = np.select([np.isnan(t.p), level == 0, t.mean_diff < 0], ["?", "", "+"], "–")
+    legend = [("#F3F3F3", "p ≥ .05"), ("#CFE2F3", "< .05"), ("#9DC3E6", "< .01"),
+              ("#5B9BD5", "< .001"), ("#FFFFFF", "?: undefined")]
+    return cell_map(kinds, signs, names, names, legend,
+                    "interval (column) against a later one (row); +: the later is higher"), (
+        f"Paired t tests of {len(t.p)} pairs of intervals, p after Bonferroni.")
+
+def figures(run):
+    """name -> (SVG, caption) of every figure of the report."""
+    unit, x_label = token_axis(run.tokens[-1])
+    x, m, mean, best = run.tokens / unit, run.measures, run.mean, run.best
+    chart = lambda lines, y_label, **more: line_chart(
+        lines, x_label, y_label, run.epochs[-1] / x[-1], **more)
+    by_seed = lambda Y, *names, **more: chart(
+        [*((f"seed {seed}", x, y) for seed, y in zip(run.seeds, Y)),
+         (f"mean of {len(Y)}", x, Y.mean(0))], *names, **more)
     drawn = {
         "memorization": (memorized(run)[1], "What stands word for word in the training text."),
         "published": (beside_published(run)[1],
                       "The published study and its repetition, from interval 1 on."),
-        "loss_by_seed": (line_chart(by_seed(run.loss), x_label, "validation loss (nats)", epochs),
+        "loss_by_seed": (by_seed(run.loss, "validation loss (nats)"),
                          "Validation loss of every seed."),
         "train_and_validation": (
-            line_chart([("training", x, run.train_loss.mean(0)), ("mean validation", x, mean)],
-                       x_label, "loss (nats)", epochs,
-                       mark=(x[run.best], mean[run.best], f"lowest: {mean[run.best]:.3f}")),
+            chart([("training", x, run.train_loss.mean(0)), ("mean validation", x, mean)],
+                  "loss (nats)", mark=(x[best], mean[best], f"lowest: {mean[best]:.3f}")),
             "Means over seeds. Where training loss falls and validation loss rises, the model "
             "learns its text by heart."),
-        "volatility": (line_chart(by_seed(m["volatility"]), x_label, "volatility (nats, log scale)",
-                                  epochs, log=True),
-                       f"Standard deviation of the last {w} changes. While the first drop of the "
-                       "loss is among them, it is all that one sees."),
-        "backslides": (line_chart(by_seed(m["backslide_frequency"]), x_label, "backslides",
-                                  epochs), f"How many of the last {w} changes went up."),
-        "events": (cell_map(events, letters, run.seeds, run.intervals,
-                            [("#E4EEF5", "loss fell"), ("#F5C67A", "backslide"),
-                             ("#7CC7B0", "s: stable phase candidate")],
-                            "interval (P: spike as published, C: spike by the corrected rule)"),
-                   "What happened to each seed at each interval."),
-        "pairs": (cell_map(shades, signs, some_intervals, some_intervals,
-                           [("#F3F3F3", "p ≥ .05"), ("#CFE2F3", "< .05"), ("#9DC3E6", "< .01"),
-                            ("#5B9BD5", "< .001"), ("#FFFFFF", "?: undefined")],
-                           "interval (column) against a later one (row); +: the later is higher"),
-                  f"Paired t tests of {len(t.p)} pairs of intervals, p after Bonferroni."),
-    }
-    return {name: drawing for name, drawing in drawn.items() if drawing[0]}
+        "volatility": (by_seed(m["volatility"], "volatility (nats, log scale)", log=True),
+                       f"Standard deviation of the last {run.window} changes. While the first drop "
+                       "of the loss is among them, it is all that one sees."),
+        "backslides": (by_seed(m["backslide_frequency"], "backslides"),
+                       f"How many of the last {run.window} changes went up."),
+        "events": (event_map(run), "What happened to each seed at each interval."),
+        "pairs": pair_map(run)}
+    return {name: (drawing, caption) for name, (drawing, caption) in drawn.items() if drawing}
 
 # ---------------------------------------------------------------- the tests of a run
 
 def stability(measures, w):
     """name -> (..., n, k') for RQ1: the stability measures at the intervals whose window is free
     of the first drop; volatility also at intervals whose windows do not overlap."""
-    V = measures["volatility"]
-    matrices = {"volatility without the first drop": V[..., w + 1 :],
-                "volatility, windows that do not overlap": V[..., 2 * w :: w], **{
-                    name.replace("_", " "): measures[name][..., w + 1 :] for name in (
-                        "backslide_frequency", "spike_rate", "spike_rate_corrected")}}
+    matrices = {"volatility without the first drop": measures["volatility"][..., w + 1 :],
+                "volatility, windows that do not overlap": measures["volatility"][..., 2 * w :: w]}
+    for name in ("backslide_frequency", "spike_rate", "spike_rate_corrected"):
+        matrices[name.replace("_", " ")] = measures[name][..., w + 1 :]
     return {name: Y for name, Y in matrices.items() if Y.shape[-1] >= 2}
 
 def statistic(name, Y):
     """F of a volatility, Friedman's chi2 of a count, for one study or thousands: (..., n, k)."""
     return stats.f_and_epsilons(Y)[0] if "volatility" in name else stats.friedman(Y).chi2
 
-def tested(run):
+def tested(loss, measures, w):
     """name -> matrix: the variables of the repeated-measures ANOVA, with their ablations."""
-    late = stability(run.measures, run.config["volatility_window"])
-    return {"validation loss": run.loss, "validation loss without interval 0": run.loss[:, 1:],
-            "perplexity": np.exp(np.minimum(run.loss, 300)),
-            "volatility": run.measures["volatility"][:, 2:],
-            **{name: Y for name, Y in late.items() if "volatility" in name}}
+    return {"validation loss": loss, "validation loss without interval 0": loss[:, 1:],
+            "perplexity": np.exp(np.minimum(loss, 300)),
+            "volatility": measures["volatility"][:, 2:],
+            **{name: Y for name, Y in stability(measures, w).items() if "volatility" in name}}
 
 def planned(run):
     """The tests of chance (interval 0) against the minimum and of the minimum against the end.
 
-    The minimum is chosen on one half of the validation windows and tested on the other: that takes
-    away what the sample of windows flatters a chosen minimum by, but not what ups and downs of the
-    training do that all seeds share; audit line 7 says how often those alone reject.
-    """
+    The minimum is chosen on one half of the validation windows and tested on the other, which is
+    not flattered by the choice. Trap: ups and downs that all seeds share are in both halves; audit
+    line 7 says how often those alone reject."""
     choose = test = run.loss
     if run.windows is not None:  # the first half and the second: neighbours share stories
         half = run.windows.shape[-1] // 2
@@ -355,17 +365,18 @@ def planned(run):
     best, last = int(choose.mean(0).argmin()), run.loss.shape[1] - 1
     return stats.pairwise_tests(test, [(a, b) for a, b in ((0, best), (best, last)) if a != b])
 
-def fluctuations(run):
-    """The changes from the second interval after the minimum on: (n, m), m < 3 if it came late."""
-    return run.measures["change"][:, run.best + 2 :]
+def contrasts(t, names):
+    """Rows of paired t tests: which minus which, difference, t, p after Bonferroni, d_z."""
+    return [[f"{names[a]} minus {names[b]}", *row] for a, b, *row in zip(
+        t.a, t.b, t.mean_diff, t.t, t.p_adjusted, t.d_z)]
 
 def in_common(d):
     """Mean correlation between the rows of d (n, m): how much of their ups and downs is shared."""
-    d = d - d.mean(1, keepdims=True) if d.size else d
+    (n, m), d = d.shape, d - d.mean(1, keepdims=True) if d.size else d
     length = np.sqrt((d**2).sum(1, keepdims=True))
-    if d.shape[1] < 3 or not length.all():
+    if n < 2 or m < 3 or not length.all():
         return math.nan
-    return float(((d / length).sum(0) ** 2).sum() - len(d)) / (len(d) * (len(d) - 1))
+    return float(((d / length).sum(0) ** 2).sum() - n) / (n * (n - 1))
 
 def waves(loss):
     """What is left of each row of loss (n, m) when its own cubic trend is taken away: (n, m).
@@ -385,65 +396,12 @@ def recurrence(epochs):
 
 def returning(wave, lag):
     """The share of the mean wave's variance between the `lag` places of the text at which it is
-    measured in turn; nan without such places. About (lag - 1) / (m - 4) if they do not matter
-    and neighbours do not correlate."""
+    measured in turn, by chance about (lag - 1) / (m - 4); nan without such places."""
     mean = wave.mean(0)
     if not lag or len(mean) < 2 * lag:
         return math.nan
     turns = [mean[i::lag] for i in range(lag)]
     return sum(len(turn) * turn.mean() ** 2 for turn in turns) / max((mean**2).sum(), 1e-300)
-
-def over_time(x):
-    """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1).
-    Trap: in rows whose mean was taken off it comes out too small, by about (1 + 3 phi) / m."""
-    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.99, 0.99))
-
-def false_positives(run, n_studies=2000):
-    """How often do the tests reject in studies like this one in which nothing happens?
-
-    Stability: flat curves, whose changes have this run's size and its correlations over time and
-    between seeds (in a second set, none between seeds), pass through `derive` as measurements do.
-    In them the end is tested against the minimum too, which is chosen afterwards, as in RQ3.
-    Seeds: deviations from the interval means, correlated over time as in this run, with the seed's
-    own mean taken off (too little, if nothing happens) and not (too much, if something does).
-    Returns a dict: the correlations; the rates of rejection; and p, for each name of `stability`
-    and for "seed", the share of the studies with a statistic at least as large as this run's.
-    """
-    (n, k), d, w = run.loss.shape, fluctuations(run), run.config["volatility_window"]
-    if math.isnan(in_common(d)):  # the loss turned late or never: the last half, less its trend
-        d = run.measures["change"][:, 1 + k // 2 :]
-        t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
-        d = d - np.outer(d @ t, t) / max(t @ t, 1)
-    shared = in_common(d)
-    phi, rng = over_time(d - d.mean(1, keepdims=True)), np.random.default_rng(1)
-    n_studies = int(np.clip(1e6 // (n * k), 100, n_studies))
-    as_extreme = lambda simulated, seen: math.nan if math.isnan(seen) else float(
-        (1 + (simulated >= seen).sum()) / (1 + n_studies))
-    found = {"n": n_studies, "shared": shared, "rates": [], "rises": [], "seed": [], "phis": [],
-             "p": {}}
-    for rho in (0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99), 0.0):
-        change = (math.sqrt(rho) * stats.ar1(rng, (n_studies, 1, k), phi)
-                  + math.sqrt(1 - rho) * stats.ar1(rng, (n_studies, n, k), phi))
-        flat = d.std() * change.cumsum(-1)
-        least = flat.mean(-2).argmin(-1)[:, None, None]
-        rise = flat[..., -1] - np.take_along_axis(flat, least, -1)[..., 0]  # (n_studies, n)
-        with np.errstate(invalid="ignore", divide="ignore"):  # where the end is the minimum
-            t = rise.mean(-1) / rise.std(-1, ddof=1) * math.sqrt(n)
-        found["rises"].append(float((4 * scipy.stats.t.sf(t, n - 1) < stats.ALPHA).mean()))
-        null = stability(derive(flat, *map(run.config.get, RULES)), w)
-        for name, Y in stability(run.measures, w).items():
-            found["p"].setdefault(name, as_extreme(
-                statistic(name, null[name]), float(statistic(name, Y))))
-        found["rates"] += [stats.rejection_rates(Y) for Y in list(null.values())[:1]]
-    deviation = run.loss - run.loss.mean(0)
-    for x in (deviation - deviation.mean(1, keepdims=True), deviation):
-        found["phis"].append(over_time(x))
-        # Turned about, the seeds are the levels, and F is that of the seed effect.
-        Y = np.swapaxes(stats.ar1(rng, (n_studies, n, k), found["phis"][-1]), -1, -2)
-        F = stats.f_and_epsilons(Y)[0]
-        found["seed"].append(stats.rejection_rates(Y)[0])
-    found["p"]["seed"] = as_extreme(F, run.results["validation loss"]["anova"].f_subject)
-    return found
 
 def patience_stop(loss, patience):
     """Where training stops once `patience` measurements brought no new minimum, else the end.
@@ -453,35 +411,90 @@ def patience_stop(loss, patience):
             return t
     return len(loss) - 1
 
+def over_time(x):
+    """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1).
+    Trap: in rows whose mean was taken off it comes out too small, by about (1 + 3 phi) / m."""
+    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.99, 0.99))
+
+def flat_curves(rng, shape, size, rho, phi):
+    """Losses (n_studies, n, k) that go nowhere: their changes have the sd `size` and correlate phi
+    over time, rho between seeds."""
+    shared, own = (stats.ar1(rng, (shape[0], n, shape[2]), phi) for n in (1, shape[1]))
+    return size * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * own).cumsum(-1)
+
+def rises_found(loss):
+    """Share of the studies (n_studies, n, k) that find their end above their minimum, as in RQ3."""
+    n, least = loss.shape[1], loss.mean(-2).argmin(-1)[:, None, None]
+    rise = loss[..., -1] - np.take_along_axis(loss, least, -1)[..., 0]  # (n_studies, n)
+    with np.errstate(invalid="ignore", divide="ignore"):  # where the end is the minimum
+        t = rise.mean(-1) / rise.std(-1, ddof=1) * math.sqrt(n)
+    return float((4 * scipy.stats.t.sf(t, n - 1) < stats.ALPHA).mean())  # two sides, two tests
+
+def false_positives(run, n_studies=2000):
+    """How often do the tests reject in studies like this one in which nothing happens?
+
+    Stability, and the end against the minimum: flat curves, whose changes have this run's size and
+    its correlations over time and between seeds (in a second set, none between seeds). Seeds:
+    deviations from the interval means, correlated over time as in this run, with the seed's own
+    mean taken off (too little, if nothing happens) and not (too much, if something does).
+    Returns a dict: the correlations, the rates of rejection, and p of each name of `stability` and
+    of "seed": the share of the studies with a statistic at least as large as this run's.
+    """
+    p_of = lambda simulated, seen: math.nan if math.isnan(seen) else float(
+        (1 + (simulated >= seen).sum()) / (1 + len(simulated)))
+    (n, k), d, rng = run.loss.shape, run.fluctuations, np.random.default_rng(1)
+    where = "here"
+    if math.isnan(in_common(d)):  # the loss turned late or never
+        where, d = "in the last half, less its trend", run.measures["change"][:, 1 + k // 2 :]
+        t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
+        d = d - np.outer(d @ t, t) / max(t @ t, 1)
+    shared, phi = in_common(d), over_time(d - d.mean(1, keepdims=True))
+    shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k
+    alike = 0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99)
+    flat = [flat_curves(rng, shape, d.std(), rho, phi) for rho in (alike, 0.0)]
+    null = [stability(derive(loss, *map(run.config.get, RULES)), run.window) for loss in flat]
+    found = {"n": shape[0], "shared": shared, "where": where, "phis": [], "seed": [],
+             "rates": [stats.rejection_rates(next(iter(each.values()))) for each in null if each],
+             "rises": [rises_found(loss) for loss in flat],
+             "p": {name: p_of(statistic(name, null[0][name]), statistic(name, Y))
+                   for name, Y in stability(run.measures, run.window).items()}}
+    deviation = run.loss - run.mean
+    for x in (deviation - deviation.mean(1, keepdims=True), deviation):
+        found["phis"].append(over_time(x))
+        # Turned about, the seeds are the levels, and F is that of the seed effect.
+        Y = np.swapaxes(stats.ar1(rng, shape, found["phis"][-1]), -1, -2)
+        found["seed"].append(stats.rejection_rates(Y)[0])
+    F = run.results["validation loss"]["anova"].f_subject
+    found["p"]["seed"] = p_of(stats.f_and_epsilons(Y)[0], F)
+    return found
+
 # ---------------------------------------------------------------- the audit: a function a line
+# What weakens the conclusions from this run, computed from its own data.
 
 def audit_epochs(run):
     train, best, last = run.train_loss.mean(0), run.best, len(run.intervals) - 1
-    after = ": what is learned after the turn is the training text itself"
+    after = ": what is learned after the turn is the training text itself" * (0 < best < last)
     return f"""The training text was read {run.epochs[-1]:.1f} times; validation loss was lowest
-        after {run.epochs[best]:.1f}{', at the end' if best == last else ''}. Training loss was
-        {number(train[1])} at first, {number(train[best])} there and {number(train[-1])} at the
-        end{after if 0 < best < last else ''}."""
+        after {run.epochs[best]:.1f}{', at the end' * (best == last)}. Training loss: {train[1]:.4g}
+        at first, {number(train[best])} there, {train[-1]:.4g} at the end{after}."""
 
 def audit_precision(run):
-    c, d = run.config, run.measures["change"][:, 1:]
-    small = (d > 0) & (d < 2 * run.change_se[:, 1:])
+    c, rises = run.config, run.measures["backslide"] == 1
+    small = rises & (run.measures["change"] < 2 * run.change_se)
     return f"""Each validation loss rests on {c['valid_windows'] * c['block_size']:,d} tokens. Its
         standard error over {c['valid_windows']} windows is about {np.median(run.se):.3f} nats, that
-        of a change, on the same windows, {np.nanmedian(run.change_se):.3f}. Of {(d > 0).sum()}
-        backslides {small.sum()} are smaller than two standard errors of the change, and may be an
-        accident of the windows. Windows that share a story are not quite independent, so the
-        true errors are somewhat larger."""
+        of a change on the same windows {np.nanmedian(run.change_se):.3f}. Of {rises.sum()}
+        backslides {small.sum()} are smaller than two standard errors of the change, perhaps
+        accidents of the windows. Where windows share a story, true errors are somewhat larger."""
 
 def audit_common(run):
-    place, shared = run.epochs[1:] % 1, in_common(fluctuations(run))  # place: share of the text
-    again = recurrence(run.epochs)
+    shared, again = in_common(run.fluctuations), recurrence(run.epochs)
     where = "Each seed read the text in an order of its own."
     if run.config["seed_decides"] == "order":  # a class exercise
         where = "All seeds read the text in one shuffled order."
     elif run.config["seed_decides"] == "weights":
         where = f"""All seeds read the text in one order; the first measurements fell at
-            {', '.join(f'{p:.2f}' for p in place[:6])} of it"""
+            {', '.join(f'{place:.2f}' for place in run.epochs[1:7] % 1)} of it"""
         where += f", and every {again} intervals at nearly the same place." if again else "."
     if math.isnan(shared):
         return f"The loss turned too late, if at all, to see what fluctuations share. {where}"
@@ -490,7 +503,7 @@ def audit_common(run):
 
 def audit_rules(run):
     c, volatility = run.config, run.measures["volatility"][:, 2:]
-    w = min(c["volatility_window"], len(run.intervals) - 1)
+    w = min(run.window, len(run.intervals) - 1)
     can = "can" if math.sqrt(w - 1) > c["spike_factor"] + 1e-9 else "can never"
     most = (volatility <= np.quantile(volatility, c["stable_quantile"])).sum()
     return f"""The published spike rule {can} fire after interval 1: it asks for more than
@@ -501,9 +514,9 @@ def audit_rules(run):
 def audit_sphericity(run):
     (n, k), m = run.loss.shape, run.results["validation loss"]["mauchly"]
     test = f"exists: p = {number(m.p)}" if m.defined else f"does not exist: {m.reason}"
-    few = "; with fewer seeds than intervals Huynh-Feldt is unreliable" if n < k else ""
-    return f"""Mauchly's test {test}. The residuals of {n} seeds span {min(n, k) - 1} of the
-        {k - 1} directions in which {k} intervals can differ, so epsilon is estimated at
+    few = "; with fewer seeds than intervals Huynh-Feldt is unreliable" * (n < k)
+    return f"""Mauchly's test {test}. The residuals of {n} seeds span {min(n, k) - 1} of the {k - 1}
+        directions in which {k} intervals can differ: epsilon is estimated at
         {min(1, (n - 1) / (k - 1)):.3f} or less, whatever the truth{few}. Read that of
         Greenhouse and Geisser."""
 
@@ -513,13 +526,13 @@ def audit_ablations(run):
         is exp(loss), the same measurement twice."""
 
 def audit_false_positives(run):
-    s = run.simulated
-    percent = [" / ".join(f"{rate:.0%}" for rate in rates) for rates in s["rates"]]
-    as_here = "as here" if fluctuations(run).shape[1] > 2 else "as in the last half, less its trend"
-    here = "" if math.isnan(s["shared"]) or not percent else f"""{percent[0]} if the changes of
-        seeds correlate {s['shared']:.2f} {as_here}, and in """
-    volatility = f"""a change of volatility in {here}{percent[1]} if seeds are independent
-        (uncorrected / Greenhouse-Geisser / Huynh-Feldt), and """ if percent else ""
+    s, volatility = run.simulated, ""
+    if s["rates"]:
+        alike, alone = (" / ".join(f"{rate:.0%}" for rate in rates) for rates in s["rates"])
+        here = "" if math.isnan(s["shared"]) else f"""{alike} if the changes of seeds correlate
+            {s['shared']:.2f} as {s['where']}, and in """
+        volatility = f"""a change of volatility in {here}{alone} if seeds are independent
+            (uncorrected / Greenhouse-Geisser / Huynh-Feldt), and """
     return f"""In {s['n']} simulated studies without any effect, tests at 5 % find {volatility}a
         seed effect in {s['seed'][0]:.0%} to {s['seed'][1]:.0%}, if deviations correlate
         {s['phis'][0]:.2f} to {s['phis'][1]:.2f} over time as here (uncorrected), and an end above
@@ -532,18 +545,17 @@ def audit_seed(run):
         the tokenizer, the validation windows, the machine."""
 
 def audit_stopping(run):
-    each, steps, stops = run.loss.argmin(1), len(run.intervals) - 1, []
+    each, mean, best, stops = run.loss.argmin(1), run.mean, run.best, []
     for patience in (1, 2, 3):
         at = [patience_stop(list(row), patience) for row in run.loss]
         lost = np.mean([row[: t + 1].min() - row.min() for row, t in zip(run.loss, at)])
         stops.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
-    mean, hours = run.loss.mean(0), np.diff(run.seconds[:, [run.best, -1]]).sum() / 3600
+    hours = np.diff(run.seconds[:, [best, -1]]).sum() / 3600
     cost = "" if math.isnan(hours) else f", {hours:.2g} hours of one core,"
-    return f"""Stop at interval {run.intervals[run.best]} (single seeds: {run.intervals[each.min()]}
-        to {run.intervals[each.max()]}); {1 - run.best / steps:.0%} of the compute{cost} came after
-        it, and took the mean loss from {mean[run.best]:.3f} to {mean[-1]:.3f}. With a
-        patience of {'; of '.join(stops)} (means over seeds; where patience lasted, the end of the
-        budget)."""
+    return f"""Stop at interval {run.intervals[best]} (single seeds: {run.intervals[each.min()]}
+        to {run.intervals[each.max()]}); {1 - best / (len(mean) - 1):.0%} of the compute{cost} came
+        after it, and took the mean loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of
+        {'; of '.join(stops)} (means over seeds; where patience lasted, the end of the budget)."""
 
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
@@ -557,76 +569,77 @@ def verdict(yes, name):
 
 def answer_stability(run):
     """RQ1, by p values from the simulation, Bonferroni over the measures."""
-    p, w, whole = run.simulated["p"], run.config["volatility_window"], run.results["volatility"]
-    parts = [f"volatility of all intervals, the first drop with it: F = {number(whole['anova'].f)}"]
-    measures = stability(run.measures, w)
-    adjusted = {name: min(1.0, len(measures) * p[name]) for name in measures}
-    differ = [name for name in measures if adjusted[name] < stats.ALPHA]
+    measures, differ = stability(run.measures, run.window), []
+    whole = number(run.results["volatility"]["anova"].f)
+    said = [f"volatility of all intervals, the first drop with it: F = {whole}"]
     for name, Y in measures.items():
-        value = float(statistic(name, Y))
-        sign = "F" if "volatility" in name else "chi2"
-        error = len(measures) * math.sqrt(max(p[name] * (1 - p[name]), 0) / run.simulated["n"])
-        parts.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
-                     f"{number(value)}, p = {number(adjusted[name])} (give or take {error:.2g})")
-    bend = derive(run.loss.mean(0)[None], *map(run.config.get, RULES))["volatility"][0, w + 1 :]
+        value, p = statistic(name, Y), run.simulated["p"][name]
+        adjusted, sign = min(1.0, len(measures) * p), "F" if "volatility" in name else "chi2"
+        error = len(measures) * math.sqrt(max(p * (1 - p), 0) / run.simulated["n"])
+        said.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
+                    f"{number(value)}, p = {number(adjusted)} (give or take {error:.2g})")
+        differ += [name] if adjusted < stats.ALPHA else []
+    bend = derive(run.mean[None], *map(run.config.get, RULES))["volatility"][0, run.window + 1 :]
     if len(bend):
-        parts.append(f"of the mean curve alone volatility goes from {number(bend[0])} to "
-                     f"{number(bend[-1])}: so much is the curve's bend, not noise")
+        said.append(f"of the mean curve alone volatility goes from {number(bend[0])} to "
+                    f"{number(bend[-1])}: so much is the curve's bend, not noise")
     result = verdict(differ, "H01") + (f" ({'; '.join(differ)})" if differ else "")
-    return Answer("RQ1. Do stability measures differ across training?", "H01: they do not",
-                  "volatility, backslide frequency, spike rate",
-                  result if measures else "cannot be tested: too few intervals",
-                  "; ".join(parts) + " (p by the simulation of audit line 7, Bonferroni).",
-                  "3, 6, 7", "reject H01")
+    return Answer(
+        "RQ1. Do stability measures differ across training?", "H01: they do not",
+        "volatility, backslide frequency, spike rate",
+        result if measures else "cannot be tested: too few intervals",
+        f"{'; '.join(said)} (p by the simulation of audit line 7, Bonferroni).", "3, 6, 7",
+        "reject H01")
 
 def answer_seeds(run):
     """RQ2, by the height of the curves: a p value from the simulation, and the spread."""
     result, p = run.results["validation loss"], run.simulated["p"]["seed"]
     sd, anova = result["sd_between"], result["anova"]
-    return Answer("RQ2. Do the trajectories of the seeds differ?", "H02: they do not",
-                  "validation loss", verdict(p < stats.ALPHA, "H02"), f"""mean height: F =
-        {number(anova.f_subject)}, p = {number(p)} (by the simulation of audit line 7); ICC(C,1) =
-        {number(anova.icc)}; standard deviation between seeds {sd.sd[0]:.4f} (95 %:
-        {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f} to
-        {sd.high[-1]:.4f}) at the end. The test sees a constant distance between curves, not curves
-        that fan out: for those compare the two standard deviations.""", "3, 7, 8",
-                  "descriptive evidence only")
+    return Answer(
+        "RQ2. Do the trajectories of the seeds differ?", "H02: they do not", "validation loss",
+        verdict(p < stats.ALPHA, "H02"), f"""mean height: F = {number(anova.f_subject)}, p =
+        {number(p)} (by the simulation of audit line 7); ICC(C,1) = {number(anova.icc)}; standard
+        deviation between seeds {sd.sd[0]:.4f} (95 %: {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the
+        start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f} to {sd.high[-1]:.4f}) at the end. The test sees a
+        constant distance between curves; if they fan out, the two standard deviations tell.""",
+        "3, 7, 8", "descriptive evidence only")
 
 def answer_shape(run):
     """RQ3: does the end lie above the minimum?"""
-    t = planned(run)
-    rises = t.mean_diff[-1] < 0 and t.p_adjusted[-1] < stats.ALPHA
-    parts = [f"interval {run.intervals[a]} minus {run.intervals[b]}: {d:.3f} nats, p = {number(p)}"
-             for a, b, d, p in zip(t.a, t.b, t.mean_diff, t.p_adjusted)]
+    rows = contrasts(planned(run), run.intervals)
+    _, last_difference, _, last_p, _ = rows[-1]
+    rises = last_difference < 0 and last_p < stats.ALPHA
+    said = [f"interval {pair}: {d:.3f} nats, p = {number(p)}" for pair, d, _, p, _ in rows]
     half = "the same" if run.windows is None else "the other half of the"
-    return Answer("RQ3. Is learning non-monotonic?", "H03: the loss never rises again",
-                  "validation loss", verdict(rises, "H03"), f"""{'; '.join(parts)} (Bonferroni). The
-        minimum was chosen on {half} validation windows.""", "1, 2, 7", "reject H03")
+    return Answer(
+        "RQ3. Is learning non-monotonic?", "H03: the loss never rises again", "validation loss",
+        verdict(rises, "H03"), f"""{'; '.join(said)} (Bonferroni). The minimum was chosen on {half}
+        validation windows.""", "1, 2, 7", "reject H03")
 
 def answer_phase(run):
     """RQ4: do half of the seeds meet the rule in the same two intervals running?"""
     stable = run.measures["stable"] == 1
     lasting = (stable[:, 1:] & stable[:, :-1]).mean(0).max()
-    return Answer("RQ4. Is there a stable phase?", "H04: there is none",
-                  "volatility, spike rate, backslide frequency", verdict(lasting >= 0.5, "H04"),
-                  f"""{stable.sum()} of {stable[:, 2:].size} cells meet the rule; at most
-        {lasting:.0%} of the seeds meet it in the same two intervals running, where half would be a
-        phase. This is a rule without an error rate, not a test: a loss that falls ever more slowly
-        always has such cells.""", "4", "fail to reject H04")
+    return Answer(
+        "RQ4. Is there a stable phase?", "H04: there is none",
+        "volatility, spike rate, backslide frequency", verdict(lasting >= 0.5, "H04"),
+        f"""{stable.sum()} of {stable[:, 2:].size} cells meet the rule; at most {lasting:.0%} of the
+        seeds meet it in the same two intervals running, where half would be a phase. The rule has
+        no error rate, it is no test: a loss that falls ever more slowly always has such cells.""",
+        "4", "fail to reject H04")
 
 def summary(run):
     """The outcome in a few plain sentences, for the terminal and for the top of the report."""
-    mean, best = run.loss.mean(0), run.best
-    lowest = f"{mean[best]:.3f} nats, at interval {run.intervals[best]}"
+    mean, best = run.mean, run.best
+    end = "that is the end" if best == len(mean) - 1 else (
+        f"at the end it stood {mean[-1] - mean[best]:.3f} higher, at {mean[-1]:.3f}")
     return [f"The mean validation loss of {len(run.seeds)} seeds began at {mean[0]:.3f} (chance: "
-            f"{math.log(run.config['vocab_size']):.3f}) and was lowest, {lowest}, after "
-            f"{run.epochs[best]:.1f} epochs; " + (
-                f"at the end it stood {mean[-1] - mean[best]:.3f} higher, at {mean[-1]:.3f}."
-                if best < len(mean) - 1 else "that is the end."),
+            f"{math.log(run.config['vocab_size']):.3f}) and was lowest, {mean[best]:.3f} nats, at "
+            f"interval {run.intervals[best]}, after {run.epochs[best]:.1f} epochs; {end}.",
             *(f"{a.question} {a.verdict[0].upper()}{a.verdict[1:]}." for a in run.answers),
             *run.notes]
 
-# ---------------------------------------------------------------- tables and report
+# ---------------------------------------------------------------- tables (csv) and report (HTML)
 
 def number(x):
     """A number for reading: an int whole, a float with four digits, a dash if undefined."""
@@ -634,8 +647,8 @@ def number(x):
 
 def table(header, rows):
     """An HTML table; numbers are shortened and set to the right, text is escaped."""
-    cell = lambda x: f"<td class=n>{number(x)}</td>" if isinstance(x, (int, float)) else (
-        f"<td>{html.escape(x)}</td>")
+    cell = lambda x: f"<td>{html.escape(x)}</td>" if isinstance(x, str) else (
+        f"<td class=n>{number(x)}</td>")
     return "<table>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>\n"
                                for row in [header, *rows]) + "</table>\n"
 
@@ -644,18 +657,17 @@ def paragraphs(*texts):
 
 def outcomes(run):
     """name -> k numbers: what each interval brought, means over seeds."""
-    result, m = run.results["validation loss"], run.measures
-    sd, model = result["sd_between"], result["mixed_reml"]
-    gain = -np.diff(run.loss.mean(0), prepend=np.nan) / np.diff(run.tokens / 1e6, prepend=np.nan)
-    return {"interval": run.intervals, "tokens": run.tokens.astype(int).tolist(), **{
-        name: values.tolist() for name, values in {
-            "epochs": run.epochs, "train loss": run.train_loss.mean(0),
-            "val loss": run.loss.mean(0), "sd": sd.sd, "sd from": sd.low, "sd to": sd.high,
+    m = {name: Y.mean(0) for name, Y in run.measures.items()}
+    sd, model = (run.results["validation loss"][name] for name in ("sd_between", "mixed_reml"))
+    gain = -np.diff(run.mean, prepend=np.nan) / np.diff(run.tokens / 1e6, prepend=np.nan)
+    return {"interval": run.intervals, "tokens": run.tokens.astype(int).tolist(),
+            "epochs": run.epochs, "train loss": run.train_loss.mean(0), "val loss": run.mean,
+            "sd": sd.sd, "sd from": sd.low, "sd to": sd.high,
             "perplexity": np.exp(run.loss).mean(0), "gain": gain,
             "contrast": np.append(0, model.fixed[1:]), "from": np.append(0, model.low[1:]),
-            "to": np.append(0, model.high[1:]), "volatility": m["volatility"].mean(0),
-            "backslides": m["backslide_frequency"].mean(0), "spikes": m["spike_rate"].mean(0),
-            "corrected": m["spike_rate_corrected"].mean(0), "stable": m["stable"].mean(0)}.items()}}
+            "to": np.append(0, model.high[1:]), "volatility": m["volatility"],
+            "backslides": m["backslide_frequency"], "spikes": m["spike_rate"],
+            "corrected": m["spike_rate_corrected"], "stable": m["stable"]}
 
 def save_tables(run, drawings):
     """Write telemetry.csv, interval_summary.csv, anova.csv, pairwise.csv and the figures."""
@@ -675,32 +687,50 @@ def save_tables(run, drawings):
 
 def tests_section(run):
     """The tests as HTML: one row a variable, and below all that stats.py says of each of them."""
-    rows, few, details, w = [], [], "", run.config["volatility_window"]
+    rows, details, w = [], "", run.window
     for name, r in run.results.items():
-        a, least = r["anova"], float(np.fmin.reduce(r["shapiro"].p))
+        a, least = r["anova"], np.fmin.reduce(r["shapiro"].p)
         rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg, a.p_hf,
                      a.eta_sq_generalized, least, r["shapiro_residuals"].p])
         labels = run.intervals[2 * w :: w] if "overlap" in name else run.intervals[-r["n_levels"] :]
         text = "\n".join(stats.report(r, name, labels, []))
         details += (f"<details{' open' * (not details)}><summary>{name}</summary>"
                     f"<pre>{html.escape(text)}</pre></details>\n")
-    for kind, t in (("planned", planned(run)),
-                    ("adjacent", run.results["validation loss"]["pairs_adjacent"])):
-        few += [[kind, f"{run.intervals[a]} minus {run.intervals[b]}", *map(float, more)]
-                for a, b, *more in zip(t.a, t.b, t.mean_diff, t.t, t.p_adjusted, t.d_z)]
-    counts = {name: stats.friedman(Y) for name, Y in stability(run.measures, w).items()
-              if "volatility" not in name}
+    adjacent = run.results["validation loss"]["pairs_adjacent"]
+    few = [[kind, *row] for kind, t in (("planned", planned(run)), ("adjacent", adjacent))
+           for row in contrasts(t, run.intervals)]
+    counts = [[name, *vars(stats.friedman(Y)).values()] for name, Y in stability(
+        run.measures, w).items() if "volatility" not in name]
     return "".join([
         paragraphs("""Seeds are the subjects, intervals the levels. Read p GG (Greenhouse-Geisser),
             which allows for differences of unequal variance. Shapiro-Wilk: the least p of all
             levels, and that of the residuals; with few seeds a large p proves nothing."""),
         table(["repeated-measures ANOVA", "df", "F", "p", "epsilon GG", "p GG",
                "p HF", "eta2", "Shapiro, levels", "residuals"], rows),
-        table(["counts: Friedman's test", "chi2", "df", "p"],
-              [[name, float(f.chi2), f.df, float(f.p)] for name, f in counts.items()]),
+        table(["counts: Friedman's test", "chi2", "df", "p"], counts),
         table(["contrast", "intervals", "difference", "t", "p (Bonferroni)", "d_z"], few[:42]),
         paragraphs("""Sphericity, mixed model, normality and all pairs of intervals, variable by
             variable, as python stats.py prints them:"""), details])
+
+def endpoint_and_trajectory(run):
+    """HTML: what one would say who sees only the last measurement, and what the curve says."""
+    mean, best = run.mean, run.best
+    ranked = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
+    lowest = f"{mean[best]:.4f} at interval {run.intervals[best]}"
+    return table(["", "the endpoint says", "the trajectory says"], [
+        ["mean validation loss", f"{mean[-1]:.4f}", lowest],
+        ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f}"],
+        ["sd between seeds", *(f"{run.loss[:, t].std(ddof=1):.4f}" for t in (-1, best))],
+        ["seeds from best to worst", ranked(-1), ranked(best)]])
+
+def stories(run):
+    """HTML of samples.json, a story by the best and one by the last checkpoint, if there is one."""
+    path = run.folder / "samples.json"
+    with damaged(f"{path} is damaged", "delete it, and run_all.py makes it again"):
+        samples = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return "".join(
+            f"<p>By the {name} checkpoint of seed {s['seed']} (interval {s['interval']}):</p>"
+            f"<blockquote>{html.escape(s['story'])}</blockquote>\n" for name, s in samples.items())
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
 color:#222}table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}
@@ -712,18 +742,11 @@ pre{background:#f5f5f0;white-space:pre-wrap;padding:1em;margin:1em 0}@media prin
 
 def sections(run, drawings):
     """heading -> HTML of every section of the report, in the order in which a reader needs them."""
-    c, mean, best = run.config, run.loss.mean(0), run.best
-    columns, told = outcomes(run), run.folder / "samples.json"
-    try:
-        samples = [(name, s["seed"], s["interval"], html.escape(s["story"])) for name, s in
-                   json.loads(told.read_text(encoding="utf-8")).items()] if told.exists() else []
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise InputError(f"{told} is damaged; delete it, and run_all.py makes it again") from None
-    figure = "<figure>{}<figcaption>{}</figcaption></figure>\n"
-    drawn = {name: figure.format(*drawing) for name, drawing in drawings.items()}
-    ranked = lambda t: " ".join(str(run.seeds[i]) for i in run.loss[:, t].argsort()[:12])
+    c, columns = run.config, outcomes(run)
+    show = lambda *names: "".join("<figure>{}<figcaption>{}</figcaption></figure>\n".format(
+        *drawings[name]) for name in names if name in drawings)
     some = lambda *names: table(names, list(zip(*(columns[name] for name in names)))[
-        :: math.ceil(len(mean) / 40)])  # at most 40 rows of a table fit on a page
+        :: math.ceil(len(run.mean) / 40)])  # at most 40 rows of a table fit on a page
     return {
         "In short": paragraphs(*summary(run)),
         "What was asked": table(["question", "null hypothesis", "variables"],
@@ -731,51 +754,40 @@ def sections(run, drawings):
         "What was done": paragraphs(f"""A Llama of {c['n_layer']} layers, {c['n_head']} heads and
             width {c['n_embd']} was trained once for each seed on {c['train_documents']:,d}
             documents ({c['train_tokens']:,d} tokens; {c['text']}), and measured at fixed token
-            counts on the same {c['valid_windows']} windows of other documents.""") + table([
-                "coverage", ""], [["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"],
-                ["rows (no seed and interval twice)", run.loss.size],
-                ["tokens of each seed at the end", f"{run.tokens[-1]:,.0f}"],
-                ["epochs at the end", run.epochs[-1]]]),
-        "What happened": drawn["loss_by_seed"] + drawn["train_and_validation"]
-            + some(*list(columns)[:10]) + paragraphs("""sd: between seeds, with its 95 % interval.
-                Gain: nats per million tokens.""")
-            + table(["", "the endpoint says", "the trajectory says"], [
-                ["mean validation loss", f"{mean[-1]:.4f}",
-                 f"{mean[best]:.4f} at interval {run.intervals[best]}"],
-                ["training tokens", f"{run.tokens[-1]:,.0f}", f"{run.tokens[best]:,.0f}"],
-                ["sd between seeds", *(f"{run.loss[:, t].std(ddof=1):.4f}" for t in (-1, best))],
-                ["seeds from best to worst", ranked(-1), ranked(best)]]),
-        **({"Beside the published study": drawn["published"] + beside_published(run)[0]}
-           if "published" in drawn else {}),
-        "How stable it was": drawn["volatility"] + drawn["backslides"] + drawn["events"]
+            counts on the same {c['valid_windows']} windows of other documents.""") + table(
+            ["coverage", ""], [["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"],
+                               ["rows (no seed and interval twice)", run.loss.size],
+                               ["tokens of each seed at the end", f"{run.tokens[-1]:,.0f}"],
+                               ["epochs at the end", run.epochs[-1]]]),
+        "What happened": show("loss_by_seed", "train_and_validation") + some(*list(columns)[:10])
+            + paragraphs("sd: between seeds, with its 95 % interval. Gain: nats per million "
+                         "tokens.") + endpoint_and_trajectory(run),
+        "Beside the published study": show("published") + beside_published(run)[0],
+        "How stable it was": show("volatility", "backslides", "events")
             + some("interval", *list(columns)[10:]) + paragraphs("""Contrast: with interval 0, by
-                the mixed model (REML), with its Wald interval, which takes all seeds and intervals
-                to vary alike: too narrow where sd is large, too wide where it is small. Spikes:
-                their rate in the window, as published; corrected: by the rule that leaves a change
-                out of its own threshold. Stable: share of the seeds."""),
-        "The tests": tests_section(run) + drawn["pairs"],
+                the mixed model (REML); its Wald interval takes all seeds and intervals to vary
+                alike: too narrow where sd is large, too wide where it is small. Spikes: their rate
+                in the window, as published; corrected: by the rule that leaves a change out of its
+                own threshold. Stable: share of the seeds."""),
+        "The tests": tests_section(run) + show("pairs"),
         "The audit: what this design can and cannot show": "<ol>" + "".join(
             f"<li>{html.escape(line(run))}</li>\n" for line in AUDIT) + "</ol>",
-        "The four answers": table(["question", "verdict", "evidence", "weakened by audit line",
-                                   "published verdict"], [[answer.question, *answer[3:]]
-                                                          for answer in run.answers])
-            + paragraphs("""Published verdicts: arXiv 2606.13370. The paper itself gives
-                Greenhouse-Geisser p values and names repetition of the corpus among the possible
-                causes; the order of the text, the 16 validation windows and the spike rule are
-                known from its author's repository."""),
-        **({"What was learned by heart": drawn["memorization"] + memorized(run)[0]}
-           if "memorization" in drawn else {}),
-        "Two stories": "".join(
-            f"<p>By the {name} checkpoint of seed {seed} (interval {interval}):</p>"
-            f"<blockquote>{story}</blockquote>\n" for name, seed, interval, story in samples)}
+        "The four answers": table(
+            ["question", "verdict", "evidence", "weakened by audit line", "published verdict"],
+            [[answer.question, *answer[3:]] for answer in run.answers]) + paragraphs("""Published
+                verdicts: arXiv 2606.13370. The paper itself gives Greenhouse-Geisser p values and
+                names repetition of the corpus among the possible causes; the order of the text,
+                the 16 windows and the spike rule are known from its author's repository."""),
+        "What was learned by heart": show("memorization") + memorized(run)[0],
+        "Two stories": stories(run)}
 
 def write_page(path, title, parts):
-    """report.html: one file that needs nothing else. parts: heading -> HTML."""
+    """report.html: one file that needs nothing else. parts: heading -> HTML, left out if empty."""
     title = html.escape(title)
     write_whole(path, '<!doctype html><html lang="en"><meta charset="utf-8">'
                 '<meta name="viewport" content="width=device-width">'
                 f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>" + "".join(
-                    f"<h2>{heading}</h2>\n{body}\n" for heading, body in parts.items()))
+                    f"<h2>{heading}</h2>\n{body}\n" for heading, body in parts.items() if body))
 
 def write_report(folder):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences."""
@@ -788,27 +800,23 @@ def write_report(folder):
 
 # ---------------------------------------------------------------- runs side by side
 
+Curves = namedtuple("Curves", "tokens epochs loss bits")  # (k), (k), (n, k), (n, k) bits a byte
+
 def read_curves(folder):
-    """(tokens (k), epochs (k), loss and bits per byte (n, k)) of a run, whole or not yet: from its
-    metrics.csv, or else from those of its seeds, as far as all of them have come."""
+    """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
+    far as all of them have come."""
     tables = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
     seeds = {}
-    try:
-        for table in tables:
-            with open(table, encoding="utf-8-sig", newline="") as file:
-                for row in csv.DictReader(file):
-                    seeds.setdefault(row["seed"], []).append(
-                        [float(row.get(name) or "nan") for name in (
-                        "tokens_seen", "epochs", "val_loss", "bits_per_byte")])
+    with damaged(f"{folder} has no metrics.csv, its own or of a seed, with curves to compare",
+                 "train.py and run_all.py write them"):
+        for row in sum(map(read_records, tables), []):
+            seeds.setdefault(row["seed"], []).append([float(row.get(name) or "nan") for name in (
+                "tokens_seen", "epochs", "val_loss", "bits_per_byte")])
         k = min(map(len, seeds.values()), default=0)
-        cube = np.array([rows[:k] for rows in seeds.values()])
-        if (k < 2 or not np.isfinite(cube[..., :3]).all()
-                or (cube[..., 0] != cube[0, :, 0]).any()):
+        cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 4)
+        if k < 2 or not np.isfinite(cube[..., :3]).all() or (cube[..., 0] != cube[0, :, 0]).any():
             raise ValueError("fewer than 2 intervals, or different ones")
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{folder} has no metrics.csv, its own or of a seed, with curves to "
-                         f"compare ({error!r:.100})") from None
-    return cube[0, :, 0], cube[0, :, 1], cube[:, :, 2], cube[:, :, 3]
+    return Curves(cube[0, :, 0], cube[0, :, 1], cube[..., 2], cube[..., 3])
 
 def after_turn(*losses):
     """The first interval after the minima of the curves losses (n, k): from there their waves are
@@ -816,17 +824,18 @@ def after_turn(*losses):
     turns = [(int(loss.mean(0).argmin()) + 1, loss.shape[1]) for loss in losses]
     return max([5, *(turn for turn, k in turns if turn + 10 <= k)])
 
-def character(tokens, epochs, loss, start, bits=None, window=5):
-    """name -> number: what is compared between runs, of a matrix loss (n, k), from `start` on."""
-    mean, best, late = loss.mean(0), int(loss.mean(0).argmin()), slice(start, None)
+def character(curves, start):
+    """name -> number: what is compared between runs, of their waves from interval `start` on."""
+    tokens, epochs, loss, bits = curves
+    mean, best = loss.mean(0), int(loss.mean(0).argmin())
     found = {"lowest mean loss (nats)": mean[best],
              **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
              "at million tokens": tokens[best] / 1e6,
              "at epoch": epochs[best], "rise from there to the end": mean[-1] - mean[best]}
-    if loss.shape[1] > start + 5:  # else too short for more
-        wave = waves(loss[:, late])
-        found |= {"backslides, share of changes": (np.diff(loss)[:, late] > 0).mean(),
-                  "volatility": derive(loss, window)["volatility"][:, window + 1 :].mean(),
+    if len(mean) > start + 5:  # else too short for more
+        wave = waves(loss[:, start:])
+        found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
+                  "volatility": derive(loss)["volatility"][:, 6:].mean(),
                   "waves: their size (nats)": wave.std(), "waves: in common": in_common(wave),
                   "waves: share that returns with the place": returning(wave, recurrence(epochs))}
     if len(loss) > 1:
@@ -834,23 +843,25 @@ def character(tokens, epochs, loss, start, bits=None, window=5):
         found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
     return found
 
+def side_by_side(all_curves, start):
+    """Rows of a table: what is compared, and the number of each run, nan where undefined."""
+    found = [character(curves, start) for curves in all_curves]
+    names = dict.fromkeys(sum(map(list, sorted(found, key=len, reverse=True)), []))
+    return [[name, *(each.get(name, math.nan) for each in found)] for name in names]
+
 def memorized(run):
     """(HTML, SVG) of memorization.csv, which run_all.py --memorization writes; else ("", None)."""
-    path = run.folder / "memorization.csv"
+    path, shares = run.folder / "memorization.csv", {}
     if not path.exists():
         return "", None
-    shares = {}
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if int(row["pieces"]):
-                    shares.setdefault(row["source"], []).append(
-                        int(row["verbatim"]) / int(row["pieces"]))
+    with damaged(f"{path} is damaged", "delete it; --memorization makes it again"):
+        for row in read_records(path):
+            if int(row["pieces"]):
+                shares.setdefault(row["source"], []).append(
+                    int(row["verbatim"]) / int(row["pieces"]))
         base, best, last = shares.values()
-    except (ValueError, TypeError, KeyError, csv.Error):
-        raise InputError(f"{path} is damaged; delete it; --memorization makes it again") from None
     tests = [scipy.stats.mannwhitneyu(last, other).pvalue for other in (best, base)]
-    rows = [[name, len(x), float(np.mean(x)), float(np.median(x)), float(np.mean(np.equal(x, 1)))]
+    rows = [[name, len(x), np.mean(x), np.median(x), np.mean(np.equal(x, 1))]
             for name, x in shares.items()]
     return table(["source", "stories", "share of pieces found, mean", "median", "whole stories"],
                  rows) + paragraphs(f"""Of each story the first {run.config['block_size']} tokens,
@@ -867,101 +878,86 @@ def beside_published(run):
     (theirs, *_), tokens = stats.read_table(PUBLISHED), stats.read_table(PUBLISHED, "tokens_seen")
     if np.isnan(run.published).any() or run.tokens.tolist() != tokens[0][0].tolist():
         return "", None
-    three = {"published": theirs, "ours, same 16": run.published,
-             f"ours, {run.config['valid_windows']:,d}": run.loss}
+    windows = f"{run.config['valid_windows']:,d}"
+    three = {"published": theirs, "ours, same 16": run.published, f"ours, {windows}": run.loss}
     a, b, wide = (Y.mean(0) for Y in three.values())
-    drawing = line_chart([(name, run.tokens[1:] / 1e6, Y.mean(0)[1:])
-                          for name, Y in three.items()], "training tokens (millions)",
-                         "mean validation loss (nats)", run.epochs[-1] / run.tokens[-1] * 1e6)
-    start = after_turn(*three.values())
-    traits = [character(run.tokens, run.epochs, Y, start) for Y in three.values()]
-    gap, agree = np.abs(b - a).mean(), np.corrcoef(np.diff(a)[5:], np.diff(b)[5:])[0, 1]
-    low, theirs_low = run.intervals[b.argmin()], run.intervals[a.argmin()]
+    x, start = run.tokens[1:] / 1e6, after_turn(*three.values())
+    drawing = line_chart([(name, x, Y.mean(0)[1:]) for name, Y in three.items()],
+                         "training tokens (millions)", "mean validation loss (nats)",
+                         run.epochs[-1] / x[-1])
+    agree, easy = np.corrcoef(np.diff(a)[5:], np.diff(b)[5:])[0, 1], (wide - b)[1:]
     return paragraphs(f"""On the same 16 windows our mean differs from the published one by
-        {gap:.3f} nats on average over the {len(a)} intervals; ours is lowest at interval {low},
-        theirs at {theirs_low}; from interval 6 on our changes and theirs correlate {agree:.2f}.
-        The {run.config['valid_windows']:,d} windows begin at the same token; the 16 are an easy
-        sample, {(wide - b)[1:].min():.2f} to {(wide - b)[1:].max():.2f} nats below.""") + table(
-        ["interval", "published", *list(three)[1:], "difference"],
-        list(zip(run.intervals, *(x.tolist() for x in (a, b, wide, b - a))))) + paragraphs(
-        f"What of the published ups and downs remains on more windows, from interval {start} on:"
-        ) + table(["", *three], [[what, *(float(t[what]) for t in traits)]
-                                 for what in traits[0]]), drawing
+        {np.abs(b - a).mean():.3f} nats on average over the {len(a)} intervals; ours is
+        lowest at interval {run.intervals[b.argmin()]}, theirs at {run.intervals[a.argmin()]};
+        from interval 6 on our changes and theirs correlate {agree:.2f}. The {windows} windows
+        begin at the same token; the 16 are {easy.min():.2f} to {easy.max():.2f} nats easier."""
+        ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
+        ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
+        interval {start} on:""") + table(["", *three], side_by_side(
+            [Curves(run.tokens, run.epochs, Y, None) for Y in three.values()], start)), drawing
+
+def interaction(runs, start):
+    """Sentences on the first two of name -> Curves, if they have as many seeds and one time axis.
+    The interaction of arm and interval is the repeated-measures ANOVA of their difference, without
+    interval 0, where it is 0 by construction; sizes of waves are compared by a t test of logs."""
+    (one, Y), (two, Z) = [(name, run.loss) for name, run in runs.items()][:2]
+    if len(Y) < 2 or Y.shape != Z.shape or Y.shape[1] <= 10 or (
+            runs[one].tokens != runs[two].tokens).any():
+        return []
+    a = stats.rm_anova((Y - Z)[:, 1:])
+    w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
+    return [f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = {number(a.f)}, "
+            f"epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser)",
+            f"Size of the waves, {one} over {two}: {math.exp(w.mean_diff[0]):.2f}, paired "
+            f"t({len(Y) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
 
 def compare(folders):
-    """Draw the mean curves of several runs, tell their characters, and test two of a kind.
-
-    With the same seeds in both, the interaction of arm and interval is the repeated-measures
-    ANOVA of the difference of the two matrices, without interval 0, where it is 0 by
-    construction; and the size of each seed's waves is compared by a paired t test of its log.
-    """
+    """Draw the mean curves of several runs, tell their characters, and test the first two."""
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):  # A/run and B/run
         names = ["_".join(Path(folder).resolve().parts[-2:]) for folder in folders]
     runs = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
     stem = Path(folders[0], f"compared_with_{'_'.join(list(runs)[1:])}")
-    unit, scale = ("millions", 1e6) if max(run[0][-1] for run in runs.values()) >= 2e6 else (
-        "thousands", 1e3)
+    unit, x_label = token_axis(max(run.tokens[-1] for run in runs.values()))
     write_whole(f"{stem}.svg", line_chart(
-        [(name, tokens / scale, loss.mean(0)) for name, (tokens, _, loss, _) in runs.items()],
-        f"training tokens ({unit})", "mean validation loss (nats)"))
-    start = after_turn(*(run[2] for run in runs.values()))
-    table = {name: character(*run[:3], start, run[3]) for name, run in runs.items()}
-    rows = [[what, *(float(table[name].get(what, math.nan)) for name in runs)]
-            for what in max(table.values(), key=len)]
+        [(name, run.tokens / unit, run.loss.mean(0)) for name, run in runs.items()], x_label,
+        "mean validation loss (nats)"))
+    start = after_turn(*(run.loss for run in runs.values()))
+    rows = side_by_side(runs.values(), start)
     write_csv(f"{stem}.csv", ["", *runs], rows)
-    lines = [f"The curves and this table: {stem}.svg and .csv"] + [
-        f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in map(str, (
-            name if isinstance(name, str) else number(name) for name in cells)))
-        for what, *cells in [[f"From interval {start} on, where it says no more", *runs], *rows]]
-    (one, _, Y, _), (two, _, Z, _) = list(runs.values())[:2]
-    if len(Y) > 1 and Y.shape == Z.shape and Y.shape[1] > 10 and (one == two).all():
-        a = stats.rm_anova((Y - Z)[:, 1:])
-        w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
-        lines += [f"{' minus '.join(list(runs)[:2])}, by interval: F({a.df_effect}, {a.df_error}) "
-                  f"= {number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} "
-                  "(Greenhouse-Geisser)", f"Size of the waves, {' over '.join(list(runs)[:2])}: "
-                  f"{math.exp(w.mean_diff[0]):.2f}, paired t({len(Y) - 1}) = {number(w.t[0])}, "
-                  f"p = {number(w.p[0])}"]
-    return lines
+    shown = [[f"From interval {start} on, where it says no more", *runs],
+             *([what, *map(number, row)] for what, *row in rows)]
+    return [f"The curves and this table: {stem}.svg and .csv",
+            *(f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in row) for what, *row in shown),
+            *interaction(runs, start)]
 
-# ---------------------------------------------------------------- the architecture ladder
+# ---------------------------------------------------------------- the ladder: models at one cost
 
-@dataclass
-class Rung:
-    """A rung of the ladder, of the n seeds that all rungs have: its cost and what it bought."""
-
-    run: Run
-    flops: np.ndarray  # (k) training FLOPs at each interval
-    loss: np.ndarray  # (n, k) validation loss
-    test: np.ndarray  # (n) test loss of each seed's best checkpoint
-
-    def at(self, budget):
-        """Validation loss (n) when `budget` FLOPs were spent: between measurements a line."""
-        return np.array([np.interp(budget, self.flops, curve) for curve in self.loss])
+# A rung: its run; training FLOPs (k) spent at each interval; of the n seeds that all rungs have
+# the validation loss (n, k) and the test loss (n) of the best checkpoint.
+Rung = namedtuple("Rung", "run flops loss test")
 
 def read_rungs(folders):
     """name -> Rung. InputError if one cannot be read, or if they share fewer than 2 seeds."""
-    found = {}
+    rungs = {}
     for folder in map(Path, folders):
         run = read_run(folder)
-        try:
-            with open(folder / "test.csv", encoding="utf-8", newline="") as file:
-                test = {int(row["seed"]): float(row["test_loss"]) for row in csv.DictReader(file)}
-            flops = run.tokens * float(run.config["flops_per_token"])
+        with damaged(f"test.csv or config.json in {folder} is damaged or not there",
+                     "run_all.py writes test.csv again"):
+            test = {int(row["seed"]): float(row["test_loss"])
+                    for row in read_records(folder / "test.csv")}
             for name in ("parameters", "train_unknown", "valid_unknown", "test_unknown",
                          "valid_tokens", "test_tokens"):
-                int(run.config[name])
-            found[folder.name] = run, flops, {
-                seed: (loss, test[seed]) for seed, loss in zip(run.seeds, run.loss)}
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-            raise InputError(f"test.csv or config.json in {folder} is damaged or not there "
-                             f"({error!r:.99}); run_all.py writes test.csv again") from None
-    seeds = sorted(set.intersection(*(set(each) for *_, each in found.values())))
-    if len(seeds) < 2:
-        raise InputError(f"fewer than 2 seeds are complete in all of {', '.join(found)}")
-    return {name: Rung(run, flops, *(np.array([each[seed][i] for seed in seeds]) for i in (0, 1)))
-            for name, (run, flops, each) in found.items()}
+                format(run.config[name], ",d")
+            rungs[folder.name] = Rung(run, run.tokens * float(run.config["flops_per_token"]),
+                                      run.loss, np.array([test[seed] for seed in run.seeds]))
+    shared = sorted(set.intersection(*(set(rung.run.seeds) for rung in rungs.values())))
+    if len(shared) < 2:
+        raise InputError(f"fewer than 2 seeds are complete in all of {', '.join(rungs)}")
+    for name, rung in rungs.items():
+        rows = [rung.run.seeds.index(seed) for seed in shared]
+        rungs[name] = rung._replace(loss=rung.loss[rows], test=rung.test[rows])
+    return rungs
 
 def claims(losses):
     """claim -> the difference of each seed (n), from rung -> losses (n), all at one cost. A claim
@@ -982,10 +978,10 @@ def claims_tested(found):
     rows = []
     for claim, d in found.items():
         t = stats.pairwise_tests(np.stack([d, np.zeros(len(d))], axis=1))
-        p = min(1.0, float(t.p[0]) * len(found)) if len(d) >= 5 else math.nan
+        p = min(1.0, t.p[0] * len(found)) if len(d) >= 5 else math.nan
         outcome = "described, not tested: fewer than 5 seeds" if math.isnan(p) else (
             "no difference shown" if p >= stats.ALPHA else "lower" if d.mean() < 0 else "higher")
-        rows.append([claim, float(d.mean()), float(d.std(ddof=1)), float(t.t[0]), p, outcome])
+        rows.append([claim, d.mean(), d.std(ddof=1), t.t[0], p, outcome])
     return rows
 
 def rungs_tested(rungs):
@@ -993,89 +989,90 @@ def rungs_tested(rungs):
     Y, names = np.array([rung.test for rung in rungs.values()]).T, list(rungs)
     if len(Y) < 5 or len(names) < 2:
         return paragraphs("With fewer than 5 seeds or 2 rungs: described, not tested.")
-    a, t = stats.rm_anova(Y), stats.pairwise_tests(Y)
+    a = stats.rm_anova(Y)
     return paragraphs(f"""Test loss over the rungs: F({a.df_effect}, {a.df_error}) = {number(a.f)},
         epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser).""") + table(
         ["pair", "difference", "t", "p (Bonferroni)"],
-        [[f"{names[i]} minus {names[j]}", *map(float, more)] for i, j, *more in zip(
-            t.a, t.b, t.mean_diff, t.t, t.p_adjusted)])
+        [row[:4] for row in contrasts(stats.pairwise_tests(Y), names)])
 
-def ladder_figures(rungs, rows, unit):
-    """(loss against FLOPs along training, with the frontier; test loss against parameters): SVG."""
+def ladder_figures(rungs, unit):
+    """name -> SVG: loss against FLOPs, with the frontier; test loss against parameters."""
     curves = [(name, np.log10(rung.flops[1:]), rung.loss.mean(0)[1:])
               for name, rung in rungs.items()]
     x = np.linspace(min(flops[0] for _, flops, _ in curves),
                     min(flops[-1] for _, flops, _ in curves), 60)
     lowest = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
     frontier = np.minimum.accumulate(lowest)  # the best that so many FLOPs or fewer can buy
-    return line_chart([*curves, ("frontier", x, frontier)], "training FLOPs (powers of ten)",
-                      f"validation loss (nats a {unit})"), line_chart(
-        [(row[0], np.log10([row[1]]), np.array([row[4]])) for row in rows],
-        "parameters (powers of ten)", f"test loss (nats a {unit})")
+    dots = [(name, np.log10([rung.run.config["parameters"]]), rung.test.mean(keepdims=True))
+            for name, rung in rungs.items()]
+    curves.append(("frontier", x, frontier))
+    return {"loss_by_flops": line_chart(curves, "training FLOPs (powers of ten)",
+                                        f"validation loss (nats a {unit})"),
+            "loss_by_parameters": line_chart(dots, "parameters (powers of ten)",
+                                             f"test loss (nats a {unit})")}
 
 def write_ladder(folder, folders):
     """rungs.csv, claims.csv, curves.csv, figures and report.html of the rungs' folders; sentences.
-
-    Every curve is read off at the same cost, that of the rung that spent least.
-    """
-    rungs = read_rungs(folders)
-    budget, config = min(rung.flops[-1] for rung in rungs.values()), next(
-        iter(rungs.values())).run.config
-    unit = "word" if config["tokenizer"] == "word" else "character"
-    header = ["rung", "parameters", "FLOPs a token", "training FLOPs", "test loss (nats)", "sd",
-              f"bits a {unit}", "perplexity", "validation loss at equal FLOPs"]
-    rows = [[name, int(rung.run.config["parameters"]), *map(float, (
-        rung.run.config["flops_per_token"], rung.flops[-1], rung.test.mean(),
-        rung.test.std(ddof=1), rung.test.mean() / math.log(2),
-        np.exp(rung.test).mean() if unit == "word" else math.nan, rung.at(budget).mean()))]
+    Every curve is read off at the same cost, that of the rung that spent least."""
+    folder, rungs = Path(folder), read_rungs(folders)
+    config = next(iter(rungs.values())).run.config
+    budget = min(rung.flops[-1] for rung in rungs.values())
+    losses = {name: np.array([np.interp(budget, rung.flops, curve) for curve in rung.loss])
+              for name, rung in rungs.items()}  # (n): between measurements a line
+    unit = "word" if config.get("tokenizer") == "word" else "character"
+    rows = [[name, rung.run.config["parameters"], float(rung.run.config["flops_per_token"]),
+             rung.flops[-1], rung.test.mean(), rung.test.std(ddof=1),
+             rung.test.mean() / math.log(2),
+             np.exp(rung.test).mean() if unit == "word" else math.nan, losses[name].mean()]
             for name, rung in rungs.items()]
-    about = ["claim", "difference (nats)", "sd", "t", "p (Bonferroni)", "verdict"]
-    tests = claims_tested(claims({name: rung.at(budget) for name, rung in rungs.items()}))
-    drawn = ladder_figures(rungs, rows, unit)
-    write_csv(Path(folder, "rungs.csv"), header, rows)
-    write_csv(Path(folder, "claims.csv"), about, tests)
-    write_csv(Path(folder, "curves.csv"), ["rung", "training FLOPs", "validation loss", "sd"], [
-        [name, *map(float, point)] for name, rung in rungs.items() for point in zip(
-            rung.flops, rung.loss.mean(0), rung.loss.std(0, ddof=1))])
-    for name, drawing in zip(("loss_by_flops", "loss_by_parameters"), drawn):
-        write_whole(Path(folder, f"{name}.svg"), drawing)
-    best = min(rows, key=lambda row: row[-1])
+    tests, drawings = claims_tested(claims(losses)), ladder_figures(rungs, unit)
+    tables = {
+        "rungs": (["rung", "parameters", "FLOPs a token", "training FLOPs", "test loss (nats)",
+                   "sd", f"bits a {unit}", "perplexity", "validation loss at equal FLOPs"], rows),
+        "claims": (["claim", "difference (nats)", "sd", "t", "p (Bonferroni)", "verdict"], tests),
+        "curves": (["rung", "training FLOPs", "validation loss", "sd"], [
+            [name, *point] for name, rung in rungs.items() for point in zip(
+                rung.flops, rung.loss.mean(0), rung.loss.std(0, ddof=1))])}
+    for name, (header, cells) in tables.items():
+        write_csv(folder / f"{name}.csv", header, cells)
+    for name, drawing in drawings.items():
+        write_whole(folder / f"{name}.svg", drawing)
+    best = min(losses, key=lambda name: losses[name].mean())
     unknown = ", ".join(f"{config[f'{part}_unknown']:,d} of {config[f'{part}_tokens']:,d}"
                         for part in ("train", "valid", "test"))
-    said = [f"{len(rows)} rungs, {len(rungs[best[0]].test)} seeds, {config['text']}: at "
-            f"{budget:.3g} FLOPs {best[0]} has the lowest validation loss, {best[-1]:.3f} nats a "
-            f"{unit}; its test loss is {best[4]:.3f}.",
+    said = [f"{len(rows)} rungs, {len(losses[best])} seeds, {config['text']}: at {budget:.3g} "
+            f"FLOPs {best} has the lowest validation loss, {losses[best].mean():.3f} nats a "
+            f"{unit}; its test loss is {rungs[best].test.mean():.3f}.",
             *(f"{claim}: {d:+.3f} nats, {outcome}." for claim, d, *_, outcome in tests)]
-    write_page(Path(folder, "report.html"), "The architecture ladder", {
+    write_page(folder / "report.html", "The architecture ladder", {
         "In short": paragraphs(*said),
-        "The rungs": table(header, rows) + paragraphs(f"""Means over seeds. Test loss: of each
+        "The rungs": table(*tables["rungs"]) + paragraphs(f"""Means over seeds. Test loss: of each
             seed's best checkpoint by validation, judged once. Unknown, and so <unk>: {unknown}
-            tokens of the training, validation and test text.""")
-            + "".join(f"<figure>{drawing}</figure>\n" for drawing in drawn),
-        "The claims": table(about, tests) + paragraphs(f"""Validation loss of each rung, read off
-            its curve at {budget:.3g} training FLOPs; paired over seeds."""),
+            tokens of the training, validation and test text.""") + "".join(
+            f"<figure>{drawing}</figure>\n" for drawing in drawings.values()),
+        "The claims": table(*tables["claims"]) + paragraphs(f"""Validation loss of each rung, read
+            off its curve at {budget:.3g} training FLOPs; paired over seeds."""),
         "The tests": rungs_tested(rungs)})
-    return [*said, f"The report: {Path(folder, 'report.html')}"]
+    return [*said, f"The report: {folder / 'report.html'}"]
+
+# ---------------------------------------------------------------- the command line
 
 def lesson():
     """What the published study's own numbers say when one asks them again, as lines."""
     Y = stats.read_table(PUBLISHED)[0]
-    m, mean, t = derive(Y), Y.mean(0), np.arange(5, 21)
-    residual = mean[5:] - np.polyval(np.polyfit(t - 12, mean[5:], 3), t - 12)
-    shared = in_common(m["change"][:, 6:])
+    m, wave = derive(Y), waves(Y[:, 5:])
     yield "The published study, mean validation loss of 6 seeds at 21 intervals:"
-    yield "  " + " ".join(f"{x:.2f}" for x in mean)
+    yield "  " + " ".join(f"{x:.2f}" for x in Y.mean(0))
     yield (f"Spikes by the published rule: {np.nansum(m['spike']):.0f}; by the rule that leaves "
            f"the change out of its own threshold: {np.nansum(m['spike_corrected']):.0f}.")
-    yield f"After the turn, the changes of two seeds correlate {shared:.2f}."
+    yield f"After the turn, the changes of two seeds correlate {in_common(m['change'][:, 6:]):.2f}."
     yield "Mean loss minus its cubic trend; every third falls on one place of the text:"
-    yield "  " + "  ".join(f"{i}:{r:+.3f}" for i, r in zip(t, residual))
-    yield (f"Of these, {returning(waves(Y[:, 5:]), 3):.0%} of the variance returns with the place. "
+    yield "  " + "  ".join(f"{t}:{x:+.3f}" for t, x in enumerate(wave.mean(0), 5))
+    yield (f"Of these, {returning(wave, 3):.0%} of the variance returns with the place. "
            "Is that instability of the training, or a property of the text?")
-    F = {"loss": Y, "loss without interval 0": Y[:, 1:], "volatility": m["volatility"][:, 2:],
-         **{name: V for name, V in stability(m, 5).items() if "volatility" in name}}
-    yield "F of the " + "; ".join(f"{name}: {float(stats.f_and_epsilons(X)[0]):,.2f}"
-                                  for name, X in F.items())
+    yield "F of the " + "; ".join(
+        f"{name.removeprefix('validation ')}: {stats.f_and_epsilons(X)[0]:,.2f}"
+        for name, X in tested(Y, m, 5).items() if name != "perplexity")
 
 def main():
     parser = argparse.ArgumentParser(description="Report on runs; without a folder, a lesson.")
