@@ -76,25 +76,25 @@ def arguments():
                         + f" (default {' '.join(ONE_OF_EACH_KIND)}); the report is of these alone")
     parser.set_defaults(refuse=parser.error)
     args = parser.parse_args()
-    ranks = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")] if (
-        "RANK" in os.environ) else ["0", "1"]
+    ladder, rank, size = args.preset == "ladder", "0", "1"
+    if "RANK" in os.environ:
+        rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "")
     for wrong, sentence in (
             (args.workers < 0, f"workers is {args.workers}; it must be 0 or more"),
             (args.memorization < 0, f"memorization is {args.memorization}; it must be 0 or more"),
-            (args.rungs and args.preset != "ladder", "--rungs goes with --preset ladder"),
-            (args.preset == "ladder" and (args.test_windows == 0 or args.train_file), "the ladder "
-             "needs a test text: give a --corpus, no --train_file, and no --test_windows 0"),
-            (not all(map(str.isdecimal, ranks)) or not int(ranks[0]) < int(ranks[1]),
-             f"RANK and WORLD_SIZE are {' and '.join(ranks)}, which torchrun does not set; unset "
+            (args.rungs and not ladder, "--rungs goes with --preset ladder"),
+            (ladder and (args.test_windows == 0 or args.train_file), "the ladder needs a test "
+             "text: give a --corpus, no --train_file, and no --test_windows 0"),
+            (not rank.isdecimal() or not size.isdecimal() or int(rank) >= int(size),
+             f"RANK and WORLD_SIZE are {rank} and {size}, which torchrun does not set; unset "
              "them, or start with torchrun"),
-            (args.restart and ranks[1] != "1",
+            (args.restart and size != "1",
              "--restart and torchrun do not go together; give a new --out")):
         if wrong:
             parser.error(sentence)
-    # [None]: one study and no rung.
-    args.rungs = [None] if args.preset != "ladder" else args.rungs or ONE_OF_EACH_KIND
-    args.rungs = list(RUNGS) if "all" in args.rungs else list(dict.fromkeys(args.rungs))
-    return args, *map(int, ranks)
+    rungs = (args.rungs or ONE_OF_EACH_KIND) if ladder else [None]  # one study and no rung
+    args.rungs = list(RUNGS) if "all" in rungs else list(dict.fromkeys(rungs))
+    return args, int(rank), int(size)
 
 Study = namedtuple("Study", "config out text tokenizer facts")
 
@@ -111,8 +111,8 @@ def open_studies(args):
 # ---------------------------------------------------------------- what complete seeds leave behind
 
 def gather(study, n_stories):
-    """metrics.csv of all complete seeds, samples.json, and what was asked for: test.csv (the best
-    checkpoint of each seed on the test text), memorization.csv."""
+    """metrics.csv of all complete seeds, samples.json, and what was asked for: test.csv,
+    memorization.csv."""
     config, out, text, tokenizer, _ = study
     complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
     if len(complete) < 2:
@@ -124,25 +124,30 @@ def gather(study, n_stories):
     write_csv(out / "metrics.csv", rows[0], [row.values() for row in rows])
     # A story by the best and one by the last checkpoint of a seed.
     samples = {name: {"seed": complete[0], "interval": interval,
-                      "story": tokenizer.decode(tell()).strip()}
-               for name, interval, tell in storytellers(study, complete[0], 300)}
+                      "story": tokenizer.decode(story).strip()}
+               for name, interval, story in told_stories(study, complete[0], 1, 300)}
     write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
     if n_stories:
         write_memorization(study, complete[0], n_stories)
     if config.test_windows:
-        starts, judged = config.block_size * np.arange(config.test_windows), []
-        for seed in complete:
-            model = build(config.model).to(config.device)
-            saved = read_checkpoint(out / f"seed_{seed}" / "best.pt")
-            if not saved:
-                raise InputError(f"best.pt of seed {seed} in {out} is lost, and with it the test")
-            model.load_state_dict(saved["model"])
-            judged.append([seed, saved["rows"][-1]["interval"],
-                           evaluate(model, text.test, config, starts).mean()])
-        write_csv(out / "test.csv", ["seed", "interval", "test_loss"], judged)
+        write_test(study, complete)
 
-def storytellers(study, seed, length):
-    """Yields (checkpoint's name, its interval, a function that tells another story as ids)."""
+def write_test(study, seeds):
+    """test.csv: the loss of the best checkpoint of each seed on the windows of the test text."""
+    config, rows = study.config, []
+    model = build(config.model).to(config.device)
+    for seed in seeds:
+        saved = read_checkpoint(study.out / f"seed_{seed}" / "best.pt")
+        if not saved:
+            raise InputError(f"best.pt of seed {seed} in {study.out} is lost, and with it the test")
+        model.load_state_dict(saved["model"])
+        starts = config.block_size * np.arange(config.test_windows)
+        loss = evaluate(model, study.text.test, config, starts).mean()
+        rows.append([seed, saved["rows"][-1]["interval"], loss])
+    write_csv(study.out / "test.csv", ["seed", "interval", "test_loss"], rows)
+
+def told_stories(study, seed, n_stories, length):
+    """Yields (checkpoint's name, its interval, a story as ids), n_stories of each checkpoint."""
     end = study.tokenizer.end_id
     for name in ("best", "last"):
         saved = read_checkpoint(study.out / f"seed_{seed}" / f"{name}.pt")
@@ -150,27 +155,28 @@ def storytellers(study, seed, length):
             model, chance = build(study.config.model), torch.Generator().manual_seed(seed)
             model.load_state_dict(saved["model"])
             model.eval()  # no dropout, should a student add it
-            yield name, saved["rows"][-1]["interval"], lambda: [i for i in model.generate(
-                torch.tensor([[end]]), length, temperature=0.8, stop=end, generator=chance
-                )[0].tolist() if i != end]
+            for _ in range(n_stories):
+                story = model.generate(torch.tensor([[end]]), length, temperature=0.8, stop=end,
+                                       generator=chance)[0].tolist()
+                yield name, saved["rows"][-1]["interval"], [i for i in story if i != end]
 
 def write_memorization(study, seed, n_stories):
     """memorization.csv: of each sampled story, and of up to as many validation stories, all cut to
     one window, how many pieces of 16 tokens they have, and how many the training text has."""
     pieces = lambda ids: [piece.tobytes() for piece in sliding_window_view(
         np.array(ids, dtype=np.int64), 16)] if len(ids) >= 16 else []
-    text, length, end, rows = study.text, study.config.block_size, study.tokenizer.end_id, []
-    known, ends = set(pieces(text.train)), np.flatnonzero(text.valid == end)[: n_stories]
-    stories = [("validation text", story[story != end][: length]) for story in
-               np.split(text.valid, ends + 1)[: len(ends)]]
-    for name, interval, tell in storytellers(study, seed, length):
-        for number in range(n_stories):
-            if sys.stderr.isatty():
-                print(f"{name}: story {number + 1} of {n_stories}", end="\r", file=sys.stderr)
-            stories.append((f"{name} (interval {interval})", tell()))
-    for source, story in stories:
-        rows.append([source, len(pieces(story)), sum(p in known for p in pieces(story))])
-    write_csv(study.out / "memorization.csv", ["source", "pieces", "verbatim"], rows)
+    text, length, end = study.text, study.config.block_size, study.tokenizer.end_id
+    ends = np.flatnonzero(text.valid == end)[:n_stories]
+    stories = [("validation text", story[story != end][:length])
+               for story in np.split(text.valid, ends + 1)[: len(ends)]]
+    for n, (name, interval, story) in enumerate(told_stories(study, seed, n_stories, length)):
+        if sys.stderr.isatty():
+            print(f"{name}: story {n % n_stories + 1} of {n_stories}", end="\r", file=sys.stderr)
+        stories.append((f"{name} (interval {interval})", story))
+    known = set(pieces(text.train))
+    write_csv(study.out / "memorization.csv", ["source", "pieces", "verbatim"], [
+        [source, len(pieces(story)), sum(piece in known for piece in pieces(story))]
+        for source, story in stories])
 
 # ---------------------------------------------------------------- one process a seed
 
@@ -179,7 +185,7 @@ def is_complete(config, seed, out):
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
     return bool(saved) and len(saved["rows"]) == len(config.measured_steps)
 
-def left_out(seed, out):
+def left_out(config, seed, out):
     """Why a seed came to an end that it would come to again (left_out.txt), or None."""
     path = out / f"seed_{seed}" / "left_out.txt"
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
@@ -188,11 +194,11 @@ def wait_for_all(jobs, problems):
     """Wait until each seed is complete or left out, whichever process trains it; one of ours that
     is neither ends this process, and so torchrun all of them. Files tell, since a barrier of
     torch.distributed would give up long before a night is over."""
-    if any(not left_out(seed, out) for (_, seed, out), _ in problems):
+    if any(not left_out(*job) for job, _ in problems):
         sys.exit(1)
     for config, seed, out in jobs:
         table = out / f"seed_{seed}" / "metrics.csv"  # written after the checkpoint
-        while not left_out(seed, out) and not (table.exists() and len(
+        while not left_out(config, seed, out) and not (table.exists() and len(
                 table.read_text(encoding="utf-8").splitlines()) > len(config.measured_steps)):
             time.sleep(1)
 
@@ -204,11 +210,10 @@ def train_all(jobs, n_workers, live=True):
     run at once. The processes are spawned (started afresh, not forked: alike on every
     system), and tell their progress by pipes.
     """
-    context, progress = multiprocessing.get_context("spawn"), Progress(live)
+    context, progress, running = multiprocessing.get_context("spawn"), Progress(live), {}
     missing = [job for job in jobs if not is_complete(*job)]
-    problems = [(job, why) for job in missing if (why := left_out(*job[1:]))]
-    waiting = [(job, 3) for job in missing if n_workers and not left_out(*job[1:])]
-    running = {}
+    problems = [(job, why) for job in missing if (why := left_out(*job))]
+    waiting = [(job, 3) for job in missing if n_workers and not left_out(*job)]
     while waiting or running:
         while waiting and len(running) < n_workers:
             (job, retries), (receiver, sender) = waiting.pop(0), context.Pipe(duplex=False)
@@ -226,7 +231,7 @@ def train_all(jobs, n_workers, live=True):
                 if isinstance(news, str):
                     problems.append((job, news))
                 else:
-                    progress.show(job, *news[1:])
+                    progress.show(job, *news)
             except (EOFError, OSError):  # the worker has ended
                 process.join()
                 del running[pipe]
@@ -249,7 +254,7 @@ def worker(pipe, config, seed, out):
         nonlocal told
         if row or time.monotonic() > told + 0.2:
             told = time.monotonic()
-            pipe.send((seed, tokens_seen, row))
+            pipe.send((tokens_seen, row))
 
     try:
         # This process has read the code just now; it may have been edited since the run began.
@@ -274,11 +279,9 @@ class Progress:
     def __init__(self, live):
         self.seeds = {}  # running seed -> tokens and time at its first news, tokens now, all, loss
         self.n_lines = 0
-        try:
-            "█░".encode(sys.stdout.encoding or "ascii")
-            self.live = live and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        except UnicodeEncodeError:
-            self.live = False
+        blocks = "█░".encode(sys.stdout.encoding or "ascii", errors="replace")
+        self.live = (live and sys.stdout.isatty() and b"?" not in blocks
+                     and os.environ.get("TERM") != "dumb")
         if self.live and os.name == "nt":
             os.system("")  # makes an older Windows console obey the codes below
 

@@ -14,7 +14,8 @@ Subword Units"; on bytes: Radford et al. (2019), GPT-2.
 
 import argparse, contextlib, csv, heapq, io, json, os, re, secrets, sys
 from collections import Counter, defaultdict
-from itertools import chain, repeat
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 END_OF_TEXT = "<|endoftext|>"  # how a text file separates its documents
@@ -78,7 +79,7 @@ def fast_bpe(documents, vocab_size):
     """
     frequency = Counter(chain.from_iterable(map(CHUNK.findall, documents)))
     chunks = [(list(chunk.encode("utf-8")), n) for chunk, n in frequency.items()]
-    # pair -> how often it occurs; pair -> indices of the chunks that may hold it
+    # pair -> how often it occurs; pair -> indices of the chunks that hold it, or once did
     counts, holders = defaultdict(int), defaultdict(set)
     for index, (ids, n) in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
@@ -89,9 +90,8 @@ def fast_bpe(documents, vocab_size):
     merges = []
     while heap and FIRST_MERGE_ID + len(merges) < vocab_size:
         negative_count, best = heapq.heappop(heap)
-        if counts[best] != -negative_count:
-            if counts[best] < -negative_count:  # it fell; one that rose was pushed when it rose
-                heapq.heappush(heap, (-counts[best], best))
+        if counts[best] != -negative_count:  # it fell; one that rose was pushed when it rose
+            heapq.heappush(heap, (-counts[best], best))
             continue
         if counts[best] < 2:
             break
@@ -101,8 +101,6 @@ def fast_bpe(documents, vocab_size):
         for index in holders.pop(best):
             ids, n = chunks[index]
             merged = merge(ids, best, new_id)
-            if len(merged) == len(ids):
-                continue  # an earlier merge took the pair away
             for pair in zip(ids, ids[1:]):  # out with the pairs of the old chunk
                 counts[pair] -= n
             for pair in zip(merged, merged[1:]):
@@ -117,26 +115,6 @@ def fast_bpe(documents, vocab_size):
 
 # ---------------------------------------------------------------- encoding and decoding
 
-class ChunkIds(dict):
-    """chunk -> its ids, worked out when first asked for: a text repeats its words."""
-
-    def __init__(self, merges):
-        super().__init__()
-        self.merges = merges
-        self.id_of = {pair: FIRST_MERGE_ID + i for i, pair in enumerate(merges)}
-
-    def __missing__(self, chunk):
-        """Apply the merges in the order in which they were learned: the lowest new id first."""
-        ids, never = list(chunk.encode("utf-8")), FIRST_MERGE_ID + len(self.merges)
-        while len(ids) > 1:
-            # For each pair of neighbours the id that it becomes, or `never`, larger than all ids.
-            new_id = min(map(self.id_of.get, zip(ids, ids[1:]), repeat(never)))
-            if new_id == never:
-                break
-            ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
-        self[chunk] = ids
-        return ids
-
 class BPETokenizer:
     """Text to ids and back. `merges` is the list of pairs that `slow_bpe` returns."""
 
@@ -144,7 +122,8 @@ class BPETokenizer:
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        self.ids_of = ChunkIds(self.merges)
+        self.id_of = {pair: i for i, pair in enumerate(self.merges, FIRST_MERGE_ID)}
+        self.ids_of = cache(self.encode_chunk)  # remembered, since a text repeats its words
         # The bytes of every token, built in the order in which they were learned.
         self.pieces = [bytes([i]) for i in range(256)] + [END_OF_TEXT.encode("utf-8")]
         for left, right in self.merges:
@@ -160,10 +139,18 @@ class BPETokenizer:
             check_encodable(document, f"document {number}")
         return cls(fast_bpe(documents, vocab_size))
 
+    def encode_chunk(self, chunk):
+        """Apply the merges in the order in which they were learned, as in training."""
+        ids = list(chunk.encode("utf-8"))
+        while pairs := self.id_of.keys() & zip(ids, ids[1:]):  # neighbours that can be merged
+            first = min(pairs, key=self.id_of.get)
+            ids = merge(ids, first, self.id_of[first])
+        return ids
+
     def encode(self, text):
         """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
         check_encodable(text, "the text")
-        return list(chain.from_iterable(map(self.ids_of.__getitem__, CHUNK.findall(text))))
+        return list(chain.from_iterable(map(self.ids_of, CHUNK.findall(text))))
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""
@@ -183,32 +170,32 @@ class BPETokenizer:
 
     def save(self, path):
         """Write a JSON file with one line a token: its id, its two parts, and what they spell."""
-        rows = [json.dumps([i, left, right, f"{self.show(left)} + {self.show(right)}"])
-                for i, (left, right) in enumerate(self.merges, FIRST_MERGE_ID)]
         head = {"about": "byte-level BPE; ids 0 to 255 are the bytes, 256 is the end of text",
                 "row": "[id, left id, right id, how it was built]", "chunk": CHUNK.pattern}
-        write_whole(path, json.dumps(head, indent=1)[:-2] + ',\n "merges": [\n  '
-                    + ",\n  ".join(rows) + "\n ]\n}\n")
+        head = json.dumps(head, indent=1).removesuffix("\n}")
+        rows = ",\n  ".join(json.dumps([i, *pair, " + ".join(map(self.show, pair))])
+                            for pair, i in self.id_of.items())
+        write_whole(path, f'{head},\n "merges": [\n  {rows}\n ]\n}}\n')
 
     @classmethod
     def load(cls, path):
         """Read what `save` wrote. Raises InputError if it is anything else."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            merges, sizes = [(left, right) for _, left, right, _ in saved["merges"]], [1] * 257
-            for left, right in merges:
+            merges, sizes = {}, [1] * FIRST_MERGE_ID  # sizes: the bytes of every token
+            for number, left, right, _ in saved["merges"]:
+                merges[left, right] = number
                 sizes.append(sizes[left] + sizes[right])
                 if min(left, right) < 0 or END_ID in (left, right) or sizes[-1] > LONGEST_CHUNK:
                     raise ValueError("no merge of this program")
-            numbers = [row[0] for row in saved["merges"]]
-            whole = len(set(merges)) == len(merges) and numbers == list(range(257, len(sizes)))
-        except (ValueError, TypeError, LookupError, RecursionError):
-            whole = False
+            if list(merges.values()) != list(range(FIRST_MERGE_ID, len(sizes))):
+                raise ValueError("ids that are not in order, or a pair that comes twice")
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; name a file that this "
                              "program saved") from None
-        if not whole:
-            raise InputError(f"{path} is no BPE tokenizer that this program saved; train it again")
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise InputError(f"{path} is no BPE tokenizer that this program saved; train it "
+                             "again") from None
         if saved.get("chunk") != CHUNK.pattern:
             raise InputError(f"{path} was made with another chunk pattern than the one that "
                              "tokenizer.py has now; train it again")

@@ -13,8 +13,8 @@ rate and measurement are those of the published study (arXiv 2606.13370 and its 
 repository) unless a setting says otherwise.
 """
 
-import argparse, ast, hashlib, io, json, math, multiprocessing, os, platform, sys, time
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+import argparse, ast, contextlib, hashlib, io, json, math, multiprocessing, os, platform, sys, time
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,8 +32,14 @@ from tokenizer import TOKENIZERS, InputError, read_documents, write_csv, write_w
 
 def setting(default, unit, low, high, what):
     """A field of StudyConfig. What stands in its line is what --help says and what is checked."""
-    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-    return field(**value, metadata={"unit": unit, "low": low, "high": high, "what": what})
+    values = (" or ".join(high) if isinstance(high, list) else
+              f"{low} to {high} {unit}".strip() if high else unit)
+    option = {"type": type(default), "help": f"{what} ({values}; default {default})"}
+    value = {"default": default}
+    if isinstance(default, list):
+        option |= {"type": type(default[0]) if default else str, "nargs": "+", "action": "extend"}
+        value = {"default_factory": default.copy}
+    return field(**value, metadata={"low": low, "high": high, "option": option})
 
 @dataclass
 class StudyConfig:
@@ -96,8 +102,8 @@ class StudyConfig:
             low, high, value = f.metadata["low"], f.metadata["high"], getattr(self, f.name)
             if isinstance(high, list) and value not in high:
                 raise InputError(f"{f.name} is {value!r}; it must be {' or '.join(high)}")
-            for v in (value if isinstance(value, list) else [value]) if low is not None else []:
-                if not low <= v <= high:  # a nan fails here too
+            for v in value if isinstance(value, list) else [value]:
+                if low is not None and not low <= v <= high:  # a nan fails here too
                     raise InputError(f"{f.name} is {v}; it must lie between {low} and {high}")
         try:
             flops = training_flops_per_token(self.model)
@@ -197,22 +203,15 @@ def settings_parser(description):
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
     parser.add_argument("--restart", action="store_true", help="put the run in --out aside")
     for f in fields(StudyConfig)[1:]:
-        default = f.default if f.default is not MISSING else f.default_factory()
-        low, high, unit = f.metadata["low"], f.metadata["high"], f.metadata["unit"]
-        values = " or ".join(high) if isinstance(high, list) else f"{low} to {high} {unit}" \
-            if high else unit
-        many = {"nargs": "+", "action": "extend"} if f.type is list else {}
-        kind = (type(default[0]) if default else str) if many else f.type
-        parser.add_argument(f"--{f.name}", type=kind, metavar="X", **many,
-                            help=f"{f.metadata['what']} ({values.strip()}; default {default})")
+        parser.add_argument(f"--{f.name}", metavar="X", **f.metadata["option"])
     return parser
 
 def config_from(args, rung=None):
     """(the StudyConfig of parsed options, run folder): the preset, and over it what was given; over
     both a rung of the ladder, whose folder lies below the run's."""
-    given = {f.name: getattr(args, f.name) for f in fields(StudyConfig)}
-    given = {name: value for name, value in given.items() if value is not None}
-    config = StudyConfig(**{**PRESETS[args.preset], **given})
+    given = {f.name: value for f in fields(StudyConfig)
+             if (value := getattr(args, f.name)) is not None}
+    config = StudyConfig(**PRESETS[args.preset] | given)
     if rung:  # the windows of another context are more or fewer, so that the tokens are the same
         own = {"block_size": config.block_size, **RUNGS[rung]}
         own |= {name: getattr(config, name) * config.block_size // own["block_size"] for name in (
@@ -235,9 +234,9 @@ def read_text(config):
     """({"train" (enough to train and for the tokenizer), "valid", "test": documents}, source)."""
     n_train, n_valid = max(config.train_stories, config.tokenizer_stories), config.valid_stories
     if config.train_file:
-        documents = {name: [d for path in paths for d in read_documents(path, n)]
-                     for name, paths, n in (("train", config.train_file, n_train),
-                                            ("valid", config.valid_file, n_valid))}
+        read = lambda paths, n: [doc for path in paths for doc in read_documents(path, n)]
+        documents = {"train": read(config.train_file, n_train),
+                     "valid": read(config.valid_file, n_valid)}
         source = {"text": ", ".join(config.train_file)}
     elif config.corpus == "embedded":
         valid = first_stories("valid", 2 * n_valid)
@@ -247,9 +246,8 @@ def read_text(config):
     else:
         documents, files = load(config.corpus)
         source = {"text": config.corpus, "files": files}
-    test = documents.get("test", []) if config.test_windows else []
     return {"train": documents["train"][:n_train], "valid": documents["valid"][:n_valid],
-            "test": test}, source
+            "test": documents.get("test", []) if config.test_windows else []}, source
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
@@ -264,10 +262,10 @@ def prepare_text(config):
            for name, some in documents.items()}
     # The target of a token is the next one. (And window_starts needs one start to choose from.)
     first, n_targets = config.valid_start + 1, config.valid_windows * config.block_size
-    for name, need in (("train", config.block_size + 2), ("valid", first + n_targets),
-                       ("test", config.test_windows * config.block_size + 1)):
-        if name == "test" and not config.test_windows:
-            continue
+    needs = {"train": config.block_size + 2, "valid": first + n_targets}
+    if config.test_windows:
+        needs["test"] = config.test_windows * config.block_size + 1
+    for name, need in needs.items():
         if len(ids[name]) < need:
             raise InputError(f"the {name} text has {len(ids[name])} tokens and these settings need "
                              f"{need}; give more, or lower block_size, valid_start or windows")
@@ -275,8 +273,9 @@ def prepare_text(config):
         facts |= {f"{name}_documents": len(documents[name]), f"{name}_tokens": len(ids[name]),
                   f"{name}_unknown": int((ids[name] == tokenizer.unknown_id).sum()),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
-    text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in ids["valid"][
-        first : first + n_targets] if i != tokenizer.end_id))  # the end of a text is no text
+    # The end of a text is no text.
+    targets = [i for i in ids["valid"][first : first + n_targets] if i != tokenizer.end_id]
+    text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in targets))
     return text, tokenizer, facts
 
 # ---------------------------------------------------------------- the two schedules
@@ -433,7 +432,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
             rate = learning_rate(step * config.tokens_per_step, config)
             loss, norm = train_step(model, optimizer, x, y, rate, config)
             step += 1
-            check_finite(loss, f"the loss became {loss} at step {step}", folder)
+            check_finite("loss", loss, step, folder)
             train_losses.append(loss)
             norms.append(norm)
             report(seed, step * config.tokens_per_step, None)
@@ -443,14 +442,14 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         rows.append(measure(config, seed, step, text, losses=windows[-1],
                             before=windows[-2] if rows else None, train_losses=train_losses,
                             norms=norms, seconds=seconds, elapsed=elapsed))
-        loss = rows[-1]["val_loss"]
-        check_finite(loss, f"the validation loss became {loss} at step {step}", folder)
+        check_finite("validation loss", rows[-1]["val_loss"], step, folder)
         save_checkpoint(folder, model, optimizer, step, rows, windows)
         report(seed, step * config.tokens_per_step, rows[-1])
     return rows
 
-def check_finite(loss, sentence, folder):
+def check_finite(name, loss, step, folder):
     if not math.isfinite(loss):
+        sentence = f"the {name} became {loss} at step {step}"
         write_whole(folder / "left_out.txt", sentence + "\n")
         raise FloatingPointError(sentence)
 
@@ -492,16 +491,16 @@ def newest_checkpoint(folder, seed):
     """The newest whole checkpoint of a seed, or None. If it is not last.pt it becomes last.pt, and
     says so; what is damaged, or of another seed, is renamed to NAME.pt.damaged."""
     there = any(folder.glob("*.pt"))
-    for name in ("last", "previous", "best"):
-        saved = read_checkpoint(folder / f"{name}.pt")
+    for path in (folder / "last.pt", folder / "previous.pt", folder / "best.pt"):
+        saved = read_checkpoint(path)
         if saved and saved["rows"][-1]["seed"] == seed:  # not one copied from another seed
-            if name != "last":
-                print(f"{folder.name} continues from {name}.pt, interval {len(saved['rows']) - 1}",
-                      file=sys.stderr)
-                write_whole(folder / "last.pt", (folder / f"{name}.pt").read_bytes())
+            if path.name != "last.pt":
+                print(f"{folder.name} continues from {path.name}, interval "
+                      f"{len(saved['rows']) - 1}", file=sys.stderr)
+                write_whole(folder / "last.pt", path.read_bytes())
             return saved
         if saved is not None:  # else the next save would keep it, over a whole previous.pt
-            os.replace(folder / f"{name}.pt", folder / f"{name}.pt.damaged")
+            os.replace(path, f"{path}.damaged")
     if there:
         print(f"{folder.name} has no whole checkpoint and starts again", file=sys.stderr)
 
@@ -525,16 +524,16 @@ def begun(out):
     InputError if it is anything else."""
     try:
         old = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        ours = isinstance(old, dict) and "model.py" in old and "seeds" in old
+        if old.keys() >= {"model.py", "seeds"}:
+            return old
     except FileNotFoundError:
         # (Another process of the same run may be writing config.json at this moment.)
-        old, ours = None, all(path.name == "config.json" for path in out.glob("[!.]*"))
-    except (ValueError, TypeError, NotADirectoryError, RecursionError):
-        ours = False
-    if not ours:
-        raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
-                         "folder with --out, or clear this one yourself")
-    return old
+        if all(path.name == "config.json" for path in out.glob("[!.]*")):
+            return None
+    except (ValueError, AttributeError, NotADirectoryError, RecursionError):
+        pass
+    raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
+                     "folder with --out, or clear this one yourself")
 
 def open_run(config, out, restart=False):
     """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
@@ -551,13 +550,13 @@ def open_run(config, out, restart=False):
                      if not (path := out.with_name(f"{out.name}.old{n}")).exists())
         out.rename(aside)
         print(f"The old run is in {aside} now.")
-        old = None
-    different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
-                 for name, new in identity.items() if old and old.get(name) != new]
-    if different:
-        raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
-                         "another folder with --out, or put the old run aside with --restart")
-    if not old:
+    elif old:
+        different = [f"{name} (was {old.get(name)}, now {new})" if len(f"{new}") < 60 else name
+                     for name, new in identity.items() if old.get(name) != new]
+        if different:
+            raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
+                             "another folder with --out, or put the old run aside with --restart")
+    if restart or not old:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -582,47 +581,45 @@ def matrix_products(config):
     and the product with v, with two backward for each. Their time is the least a step can take.
     Each has operands of its own, as in a step: what does not fit the cache comes from memory.
     """
-    B, T, C = config.windows_at_once, config.block_size, config.n_embd
-    N, hidden = B * T, config.model.n_hidden
-    weights = config.n_layer * (4 * [(C, C)] + 2 * [(C, hidden)] + [(hidden, C)]) + [
-        (C, config.vocab_size)]
-    operands = [[torch.randn(shape) for shape in 2 * [(N, a), (a, b), (N, b)]] for a, b in weights]
-    attention = [[torch.randn(B * config.n_head, T, n) for n in 2 * (C // config.n_head, T)]
-                 for _ in range(3 * config.n_layer)]
+    B, T, D = config.windows_at_once, config.block_size, config.n_embd // config.n_head
+    # (outputs, inputs) of each matrix; that of the embedding makes the scores.
+    weights = [p.shape for p in Llama(config.model).parameters() if p.dim() == 2]
+    products = []  # (left, right, result)
+    for m, n in weights:
+        x, w, g, for_x, for_w, y = map(torch.randn, 2 * [(B * T, n), (n, m), (B * T, m)])
+        products += [(x, w, y), (g, w.T, for_x), (x.T, g, for_w)]
+    for _ in range(3 * config.n_layer):  # once forward, twice backward
+        q, scores, for_q, for_scores = (torch.randn(B * config.n_head, T, n) for n in 2 * (D, T))
+        products += [(q, q.mT, for_scores), (scores, q, for_q)]
 
     def run():
         for _ in range(config.windows_per_step // B):
-            for x, w, g, for_x, for_w, y in operands:
-                torch.mm(x, w, out=y)
-                torch.mm(g, w.T, out=for_x)
-                torch.mm(x.T, g, out=for_w)
-            for q, scores, for_q, for_scores in attention:
-                torch.bmm(q, q.transpose(1, 2), out=for_scores)
-                torch.bmm(scores, q, out=for_q)
+            for left, right, result in products:
+                torch.matmul(left, right, out=result)
     return run
 
-def benchmark_worker(number, cases, barrier, results, seconds):
-    """One process of the benchmark: it joins in each case that asks for so many workers."""
+def benchmark_worker(pipe):
+    """One process of the benchmark: asked for (what, threads, seconds), it makes steps for so long
+    and answers how many tokens a second they took, until nobody asks any more."""
     one_thread()
     config, kernel = StudyConfig(**PRESETS["paper"]), F.scaled_dot_product_attention
-    # As published: 2 windows at once, attention written out, an update in separate operations.
+    x, y = torch.randint(config.vocab_size, (2, config.windows_per_step, config.block_size))
     loops = {"matrix products": matrix_products(config)}
-    for name, n, fused in (("published loop", 2, False), ("study's loop", None, True)):
-        own = replace(config, windows_at_once=n or config.windows_at_once)
+    # As published: 2 windows at once, attention written out, an update in separate operations.
+    for name, own, fused in (("study's loop", config, True),
+                             ("published loop", replace(config, windows_at_once=2), False)):
         model = Llama(config.model)
-        x, y = torch.randint(config.vocab_size, (2, config.windows_per_step, config.block_size))
-        loops[name] = partial(train_step, model, make_optimizer(model, config, fused), x, y, 1e-4,
-                              own)
-    for what, workers, threads in cases:
-        torch.set_num_threads(threads)
-        F.scaled_dot_product_attention = attention if what == "published loop" else kernel
-        for duration in (0, seconds):  # once to warm up, then for the result
-            barrier.wait()
+        loops[name] = partial(train_step, model, make_optimizer(model, own, fused), x, y, 1e-4, own)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            what, threads, seconds = pipe.recv()
+            torch.set_num_threads(threads)
+            F.scaled_dot_product_attention = attention if what == "published loop" else kernel
             started, steps = time.perf_counter(), 0
-            while number < workers and (not steps or time.perf_counter() < started + duration):
+            while not steps or time.perf_counter() < started + seconds:
                 loops[what]()
                 steps += 1
-        results.put(steps * config.tokens_per_step / (time.perf_counter() - started))
+            pipe.send(steps * config.tokens_per_step / (time.perf_counter() - started))
 
 def benchmark(as_json, rounds=6, seconds=1.5):
     """Measure the published model's step on this machine, in a minute and a half.
@@ -633,19 +630,23 @@ def benchmark(as_json, rounds=6, seconds=1.5):
     cores, context = os.cpu_count(), multiprocessing.get_context("spawn")
     once = [("matrix products", 1, 1), ("study's loop", 1, 1), ("published loop", 1, cores),
             ("matrix products", cores, 1), ("study's loop", cores, 1)]
-    barrier, results, speed = context.Barrier(cores), context.Queue(), {case: [] for case in once}
-    processes = [context.Process(target=benchmark_worker, daemon=True, args=(
-        number, rounds * once, barrier, results, seconds)) for number in range(cores)]
-    for process in processes:
-        process.start()
-    for i, case in enumerate(rounds * once):
-        print(f"measuring {i + 1} of {rounds * len(once)}: {case[0]}", file=sys.stderr)
-        while results.empty():
-            if any(process.exitcode for process in processes):
-                sys.exit("a process of the benchmark has failed or was ended; start it again")
-            time.sleep(0.05)
-        speed[case].append(sum(results.get() for _ in range(cores)))
-    flops = training_flops_per_token(StudyConfig(**PRESETS["paper"]).model)
+    pipes, speed = [], {case: [] for case in once}
+    for _ in range(cores):
+        ours, theirs = context.Pipe()
+        context.Process(target=benchmark_worker, args=(theirs,), daemon=True).start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        pipes.append(ours)
+    for i, (what, workers, threads) in enumerate(rounds * once):
+        print(f"measuring {i + 1} of {rounds * len(once)}: {what}", file=sys.stderr)
+        try:
+            for duration in (0, seconds):  # once to warm up, then for the result
+                for pipe in pipes[:workers]:
+                    pipe.send((what, threads, duration))
+                tokens = sum([pipe.recv() for pipe in pipes[:workers]])
+        except (EOFError, OSError):
+            sys.exit("a process of the benchmark has failed or was ended; start it again")
+        speed[what, workers, threads].append(tokens)
+    flops = training_flops_per_token(ModelConfig())  # of the published model
     table = [{"what": what, "workers": workers, "threads": threads,
               "tokens_per_second": round(np.median(tokens)),
               "gflop_per_second": round(np.median(tokens) * flops / 1e9, 1),
