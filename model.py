@@ -1,4 +1,4 @@
-"""Chapter 2. The model: a small Llama, from scratch; its parts first, the whole at the end.
+"""Chapter 2. The model: a small Llama, from scratch; its parts, the whole, and simpler models.
 
     token ids -> embedding -> n_layer x [RMSNorm -> attention -> add, RMSNorm -> SwiGLU -> add]
               -> RMSNorm -> scores for the next token ("logits")
@@ -90,7 +90,7 @@ def rotate(x, table):
     through t - s, because turning both by the same angle changes no scalar product.
     """
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (B, T, H, D / 2)
-    return torch.view_as_real(pairs * table[:, None]).flatten(-2)
+    return torch.view_as_real(pairs * table[:, None]).flatten(-2)  # the same for all heads
 
 # ---------------------------------------------------------------- attention
 
@@ -324,7 +324,7 @@ class Transformer(Llama):
         self.place = nn.Embedding(config.block_size, C) if config.positions == "learned" else None
         if config.positions != "rotary":
             self.table.fill_(1)  # to turn by the angle 0 is not to turn
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.named_parameters():  # anew: Llama drew for parts of its own
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=config.init_std)
             elif name.endswith("bias"):

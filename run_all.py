@@ -2,10 +2,10 @@
 
     python run_all.py                          the classroom study (1.5 minutes on two cores)
     python run_all.py --preset fresh           its control: no story seen twice
-    python run_all.py --peak_lr 1e-3 --out runs/slow      any setting of train.StudyConfig
+    python run_all.py --peak_lr 1e-3 --final_lr 1e-4 --out runs/slow      any setting
     python run_all.py --help                   all of them
     python run_all.py --preset ladder          the architecture study: many models, one budget
-    torchrun --nproc-per-node 2 run_all.py     the seeds divided among processes, that torch's
+    torchrun --nproc-per-node 2 run_all.py     the seeds divided among processes that torch's
                                                launcher starts, here or on many machines
 
 The same command continues an interrupted run, and the result is bit for bit that of a run never
@@ -58,6 +58,7 @@ def main():
             print(textwrap.fill(line, shutil.get_terminal_size().columns, break_long_words=False))
     except (InputError, stats.InputError, OSError) as error:
         args.refuse(str(error))
+    # The exit status is 1 if a seed that was to be trained is not complete.
     sys.exit(args.workers > 0 and not all(is_complete(*job) for job in jobs))
 
 ONE_OF_EACH_KIND = "linear mlp-256 attention-4 transformer-2 rotary llama".split()
@@ -74,7 +75,7 @@ def arguments():
     parser.add_argument("--rungs", nargs="+", choices=[*RUNGS, "all"], metavar="X",
                         help="of the preset ladder: all, or some of " + ", ".join(RUNGS)
                         + f" (default {' '.join(ONE_OF_EACH_KIND)}); the report is of these alone")
-    parser.set_defaults(refuse=parser.error)
+    parser.set_defaults(refuse=parser.error)  # args.refuse(sentence) ends the program
     args = parser.parse_args()
     ladder, rank, size = args.preset == "ladder", "0", "1"
     if "RANK" in os.environ:

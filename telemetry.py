@@ -7,8 +7,9 @@ figures, tables and the report. Nothing here trains anything, and nothing here n
     python telemetry.py runs/classroom runs/fresh      the same, and compare the two
     python telemetry.py                                a lesson: the published study's own data
 
-Reading order: `derive` holds every measure; the figures are SVG, written by hand; the `audit_` and
-`answer_` functions compute each sentence from the run's data, so that none can go out of date.
+Reading order: `derive` holds the measures of single seeds (those of all seeds together stand from
+`in_common` on); the figures are SVG, written by hand; the `audit_` and `answer_` functions compute
+each sentence from the run's data, so that none can go out of date.
 """
 
 import argparse, contextlib, html, json, math, sys
@@ -37,7 +38,8 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
     the changes in the window *including d[t]*, as published; at t = 1 the floor alone. Trap: among
     w numbers none is further than sqrt(w-1) s from the mean, so 2 s is out of reach for w = 5.
     spike_corrected: m and s from the window before d[t] (t >= 3), so that it can fire. Trap: of
-    normal changes around a constant it calls 9 % spikes (w = 5; d is then beyond 1.63 of t(4)).
+    normal changes around a constant it calls 9 % spikes (w = 5: P(t(4) > 1.63)), and more while
+    the window fills. spike_rate, spike_rate_corrected: share of the window's changes.
     stable: volatility in the lowest quantile of all, no spike and few backslides in the window.
     """
     Y = np.asarray(val_loss, dtype=np.float64)
@@ -55,9 +57,9 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
             m["volatility"][..., t] = recent.std(axis=-1, ddof=1)
             # EXERCISE 7: own_spike and own_stable, 1 or 0 like m["stable"], from losses up to t
             # alone; add both to m. A spike is a jump up of 0.5 nats for one interval (not the way
-            # back) among changes of up to 0.05, and with all losses 20 times as large as well. A
-            # stable phase is 20 intervals with changes below 0.003: mark its sixth at the latest,
-            # nothing before or after it, and no steady fall.
+            # back) among changes of up to 0.05; find the same if all losses are 20 times as large.
+            # A stable phase is 20 intervals with changes below 0.003: mark from its sixth at the
+            # latest to its last, nothing outside it, and no steady fall, however even.
             m["spike"][..., t] = exceeds(d[..., t], recent, spike_factor, spike_floor)
         if t >= 3:
             m["spike_corrected"][..., t] = exceeds(d[..., t], before, spike_factor, spike_floor)
@@ -79,6 +81,7 @@ def exceeds(d, sample, factor, floor):
 # ---------------------------------------------------------------- a run, from files to matrices
 
 # What `derive` needs of config.json, in its order, and a report besides: (type, least, most).
+# (StudyConfig checks them too, but a report needs no torch.)
 RULES = {"volatility_window": (int, 2, 1000), "spike_factor": (float, 0, 100),
          "spike_floor": (float, 0, 100), "stable_quantile": (float, 0, 1),
          "stable_backslides": (int, 0, 1000)}
@@ -147,7 +150,7 @@ def read_run(folder):
         for name, (kind, least, most) in LIMITS.items():
             if type(config[name]) not in (kind, int) or not least <= config[name] <= most:
                 raise ValueError(f"{name} is {config[name]!r:.40}")
-        (config["preset"] + config["text"] + config["seed_decides"]).encode("utf-8")
+        (config["preset"] + config["text"] + config["seed_decides"]).encode("utf-8")  # are text
         cells = {(int(row["seed"]), int(row["interval"])): row
                  for row in read_records(folder / "metrics.csv")}
         column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
@@ -234,8 +237,8 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
         style = 'stroke="#000" stroke-width="3"' if bold else (
             'stroke="#888" stroke-width="0.7"' if many else f'stroke="{colour}" '
             f'stroke-dasharray="{DASHES[(i + i // 6) % 6]}" stroke-width="1.8"')
-        gaps = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
-        out += [stroke(piece.strip(), style) for piece in gaps.split("|") if piece.strip()]
+        points = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
+        out += [stroke(piece.strip(), style) for piece in points.split("|") if piece.strip()]
         if len(x) == 1:
             name = f"{i + 1}: {name}"
             out.append(f'<circle cx="{X(x[0]):.1f}" cy="{Y(y[0]):.1f}" r="4" fill="{colour}"/>'
@@ -307,9 +310,9 @@ def figures(run):
     x, m, mean, best = run.tokens / unit, run.measures, run.mean, run.best
     chart = lambda lines, y_label, **more: line_chart(
         lines, x_label, y_label, run.epochs[-1] / x[-1], **more)
-    by_seed = lambda Y, *names, **more: chart(
+    by_seed = lambda Y, y_label, **more: chart(
         [*((f"seed {seed}", x, y) for seed, y in zip(run.seeds, Y)),
-         (f"mean of {len(Y)}", x, Y.mean(0))], *names, **more)
+         (f"mean of {len(Y)}", x, Y.mean(0))], y_label, **more)
     drawn = {
         "memorization": (memorized(run)[1], "What stands word for word in the training text."),
         "published": (beside_published(run)[1],
@@ -390,18 +393,22 @@ def recurrence(epochs):
     Example: with 2.333 epochs between two of them, after 3."""
     place = epochs[1:] % 1  # as a share of the text
     near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03
-    again = [i for i in range(2, len(place) // 2) if not near(place[1], place[0]) and all(
-        near(p, place[0]) for p in place[i : 3 * i : i])]
-    return again[0] if again else 0
+    if len(place) < 2 or near(*place[:2]):
+        return 0  # (it hardly moves)
+    # The i-th measurement after the first, and the 2i-th, are back at its place.
+    again = (i for i in range(2, len(place) // 2) if near(place[i], place[0])
+             and near(place[2 * i], place[0]))
+    return next(again, 0)
 
 def returning(wave, lag):
-    """The share of the mean wave's variance between the `lag` places of the text at which it is
-    measured in turn, by chance about (lag - 1) / (m - 4); nan without such places."""
+    """How much of the mean wave (m points) depends on the place in the text? The points i, i + lag,
+    i + 2 lag ... fall at one place: the share of the variance that lies between these groups (eta
+    squared). Independent noise has some (lag - 1) / (m - 4). nan if no place returns (lag 0)."""
     mean = wave.mean(0)
     if not lag or len(mean) < 2 * lag:
         return math.nan
-    turns = [mean[i::lag] for i in range(lag)]
-    return sum(len(turn) * turn.mean() ** 2 for turn in turns) / max((mean**2).sum(), 1e-300)
+    groups = [mean[i::lag] for i in range(lag)]
+    return sum(len(group) * group.mean() ** 2 for group in groups) / max((mean**2).sum(), 1e-300)
 
 def patience_stop(loss, patience):
     """Where training stops once `patience` measurements brought no new minimum, else the end.
@@ -462,10 +469,10 @@ def false_positives(run, n_studies=2000):
     for x in (deviation - deviation.mean(1, keepdims=True), deviation):
         found["phis"].append(over_time(x))
         # Turned about, the seeds are the levels, and F is that of the seed effect.
-        Y = np.swapaxes(stats.ar1(rng, shape, found["phis"][-1]), -1, -2)
-        found["seed"].append(stats.rejection_rates(Y)[0])
+        turned = np.swapaxes(stats.ar1(rng, shape, found["phis"][-1]), -1, -2)
+        found["seed"].append(stats.rejection_rates(turned)[0])
     F = run.results["validation loss"]["anova"].f_subject
-    found["p"]["seed"] = p_of(stats.f_and_epsilons(Y)[0], F)
+    found["p"]["seed"] = p_of(stats.f_and_epsilons(turned)[0], F)  # of the larger correlation
     return found
 
 # ---------------------------------------------------------------- the audit: a function a line
@@ -608,6 +615,7 @@ def answer_shape(run):
     """RQ3: does the end lie above the minimum?"""
     rows = contrasts(planned(run), run.intervals)
     _, last_difference, _, last_p, _ = rows[-1]
+    # Minimum minus end. (If the end is the minimum there is only interval 0 minus it, above 0.)
     rises = last_difference < 0 and last_p < stats.ALPHA
     said = [f"interval {pair}: {d:.3f} nats, p = {number(p)}" for pair, d, _, p, _ in rows]
     half = "the same" if run.windows is None else "the other half of the"
@@ -747,14 +755,16 @@ def sections(run, drawings):
         *drawings[name]) for name in names if name in drawings)
     some = lambda *names: table(names, list(zip(*(columns[name] for name in names)))[
         :: math.ceil(len(run.mean) / 40)])  # at most 40 rows of a table fit on a page
+    kind = c.get("architecture", "llama")  # linear and mlp have no layers and heads to name
+    parts = f"{c['n_layer']} layers, {c['n_head']} heads, " * (kind not in ("linear", "mlp"))
     return {
         "In short": paragraphs(*summary(run)),
         "What was asked": table(["question", "null hypothesis", "variables"],
                                 [answer[:3] for answer in run.answers]),
-        "What was done": paragraphs(f"""A Llama of {c['n_layer']} layers, {c['n_head']} heads and
-            width {c['n_embd']} was trained once for each seed on {c['train_documents']:,d}
-            documents ({c['train_tokens']:,d} tokens; {c['text']}), and measured at fixed token
-            counts on the same {c['valid_windows']} windows of other documents.""") + table(
+        "What was done": paragraphs(f"""A model ({kind}, {parts}width {c['n_embd']}) was trained
+            once for each seed on {c['train_documents']:,d} documents ({c['train_tokens']:,d}
+            tokens; {c['text']}), and measured at fixed token counts on the same
+            {c['valid_windows']} windows of other documents.""") + table(
             ["coverage", ""], [["seeds complete", f"{len(run.seeds)} of {len(c['seeds'])}"],
                                ["rows (no seed and interval twice)", run.loss.size],
                                ["tokens of each seed at the end", f"{run.tokens[-1]:,.0f}"],
@@ -794,13 +804,15 @@ def write_report(folder):
     run = read_run(folder)
     drawings = figures(run)
     save_tables(run, drawings)
-    write_page(run.folder / "report.html", f"{run.config['preset']}: {len(run.seeds)} seeds, "
-               f"{len(run.intervals)} intervals", sections(run, drawings))
+    title = (f"{run.folder.resolve().name} (preset {run.config['preset']}): {len(run.seeds)} "
+             f"seeds, {len(run.intervals)} intervals")
+    write_page(run.folder / "report.html", title, sections(run, drawings))
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 # ---------------------------------------------------------------- runs side by side
 
-Curves = namedtuple("Curves", "tokens epochs loss bits")  # (k), (k), (n, k), (n, k) bits a byte
+# seeds, (k), (k), (n, k) and (n, k) bits a byte
+Curves = namedtuple("Curves", "seeds tokens epochs loss bits")
 
 def read_curves(folder):
     """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
@@ -816,7 +828,7 @@ def read_curves(folder):
         cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 4)
         if k < 2 or not np.isfinite(cube[..., :3]).all() or (cube[..., 0] != cube[0, :, 0]).any():
             raise ValueError("fewer than 2 intervals, or different ones")
-    return Curves(cube[0, :, 0], cube[0, :, 1], cube[..., 2], cube[..., 3])
+    return Curves(list(seeds), cube[0, :, 0], cube[0, :, 1], cube[..., 2], cube[..., 3])
 
 def after_turn(*losses):
     """The first interval after the minima of the curves losses (n, k): from there their waves are
@@ -826,7 +838,7 @@ def after_turn(*losses):
 
 def character(curves, start):
     """name -> number: what is compared between runs, of their waves from interval `start` on."""
-    tokens, epochs, loss, bits = curves
+    _, tokens, epochs, loss, bits = curves
     mean, best = loss.mean(0), int(loss.mean(0).argmin())
     found = {"lowest mean loss (nats)": mean[best],
              **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
@@ -835,7 +847,7 @@ def character(curves, start):
     if len(mean) > start + 5:  # else too short for more
         wave = waves(loss[:, start:])
         found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
-                  "volatility": derive(loss)["volatility"][:, 6:].mean(),
+                  "volatility (of 5 changes)": derive(loss)["volatility"][:, 6:].mean(),
                   "waves: their size (nats)": wave.std(), "waves: in common": in_common(wave),
                   "waves: share that returns with the place": returning(wave, recurrence(epochs))}
     if len(loss) > 1:
@@ -894,16 +906,18 @@ def beside_published(run):
         ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
-            [Curves(run.tokens, run.epochs, Y, None) for Y in three.values()], start)), drawing
+            [Curves(run.seeds, run.tokens, run.epochs, Y, None) for Y in three.values()],
+            start)), drawing
 
 def interaction(runs, start):
-    """Sentences on the first two of name -> Curves, if they have as many seeds and one time axis.
-    The interaction of arm and interval is the repeated-measures ANOVA of their difference, without
+    """Sentences on the first two of name -> Curves, if they have the same seeds and intervals. The
+    interaction of arm and interval is the repeated-measures ANOVA of their difference, without
     interval 0, where it is 0 by construction; sizes of waves are compared by a t test of logs."""
     (one, Y), (two, Z) = [(name, run.loss) for name, run in runs.items()][:2]
-    if len(Y) < 2 or Y.shape != Z.shape or Y.shape[1] <= 10 or (
-            runs[one].tokens != runs[two].tokens).any():
-        return []
+    same = runs[one].seeds == runs[two].seeds and np.array_equal(runs[one].tokens, runs[two].tokens)
+    if not same or len(Y) < 2 or Y.shape[1] <= 10:
+        return [f"{one} and {two} are not tested against each other: that takes the same seeds, 2 "
+                "or more, and the same intervals, 11 or more."]
     a = stats.rm_anova((Y - Z)[:, 1:])
     w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
     return [f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = {number(a.f)}, "
@@ -1019,7 +1033,7 @@ def write_ladder(folder, folders):
     budget = min(rung.flops[-1] for rung in rungs.values())
     losses = {name: np.array([np.interp(budget, rung.flops, curve) for curve in rung.loss])
               for name, rung in rungs.items()}  # (n): between measurements a line
-    unit = "word" if config.get("tokenizer") == "word" else "character"
+    unit = {"word": "word", "char": "character"}.get(config.get("tokenizer"), "token")
     rows = [[name, rung.run.config["parameters"], float(rung.run.config["flops_per_token"]),
              rung.flops[-1], rung.test.mean(), rung.test.std(ddof=1),
              rung.test.mean() / math.log(2),
@@ -1068,6 +1082,7 @@ def lesson():
     yield f"After the turn, the changes of two seeds correlate {in_common(m['change'][:, 6:]):.2f}."
     yield "Mean loss minus its cubic trend; every third falls on one place of the text:"
     yield "  " + "  ".join(f"{t}:{x:+.3f}" for t, x in enumerate(wave.mean(0), 5))
+    # (46.67 epochs in 20 intervals are 2.333 each: 3 intervals are 7 whole epochs.)
     yield (f"Of these, {returning(wave, 3):.0%} of the variance returns with the place. "
            "Is that instability of the training, or a property of the text?")
     yield "F of the " + "; ".join(

@@ -795,7 +795,7 @@ def test_telemetry_compares_runs_whole_or_not():
         assert ratio == f"{math.exp((waves[0] - waves[1]).mean()):.2f}" and float(ratio) < 0.6
         assert p == telemetry.number(scipy.stats.ttest_rel(*waves).pvalue)
         table = list(csv.reader(open(at / "one" / "compared_with_two_three.csv", encoding="utf-8")))
-        assert table[0] == ["", "one", "two", "three"] and table[7][0] == "volatility"
+        assert table[0] == ["", "one", "two", "three"] and table[7][0] == "volatility (of 5 changes)"
         same([float(x) for x in table[1][1:]], [one.loss.mean(0).min(), Z.mean(0).min(), Z[0, 3]])
         assert table[7][3] == "" and float(table[4][1]) == one.epochs[4] and table[2][1] == ""
         same(float(table[2][2]), float(table[1][2]) / 2)

@@ -25,7 +25,7 @@ FIRST_MERGE_ID = 257
 # Merges never cross the border of a chunk: an English ending ('s), or letters, digits or signs
 # with at most one space before them, or a run of spaces that leaves the last one to the word after
 # it. `re` has no \p{L}, so a letter is a word character that is neither digit nor underscore;
-# between them the alternatives take every character. At most 64 in a chunk, so that the time for a
+# together the alternatives take every character. At most 64 in a chunk, so that the time for a
 # million letters without a space grows with their number, not with its square.
 # EXERCISE 1: digits one by one, each a chunk of its own (judged). Then, in a copy, words without
 # the space before them: compare the runs in bits per byte. Why not in loss?
@@ -275,9 +275,9 @@ def read_documents(path, limit=None):
     return documents
 
 def write_whole(path, content, keep=None):
-    """Write str or bytes so that the file is either whole or absent, whatever happens meanwhile:
-    renaming is one indivisible step. keep: a name for the file that was there. Raises OSError with
-    a sentence for the user."""
+    """Write str or bytes so that at every moment there is the old file, whole, or the new one:
+    renaming is one indivisible step. keep: a name under which the old one stays (then for an
+    instant `path` is neither). Raises OSError with a sentence for the user."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"  # others may write too
     try:
@@ -299,7 +299,7 @@ def write_whole(path, content, keep=None):
                       "and give the same command again") from None
 
 def write_csv(path, header, rows):
-    """A csv file, whole or absent; floats with every digit they have, nan as an empty cell."""
+    """A csv file, by write_whole; floats with every digit they have, nan as an empty cell."""
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows(
         ["" if cell != cell else cell for cell in row] for row in [header, *rows])

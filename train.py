@@ -123,6 +123,8 @@ class StudyConfig:
             (self.total_tokens <= 10**4 * self.interval_tokens,
              "total_tokens must not be more than 10,000 times interval_tokens"),
             (self.published_windows <= self.valid_windows, "published_windows is too large"),
+            (self.final_lr <= self.peak_lr, f"final_lr is {self.final_lr}, above peak_lr, which is "
+             f"{self.peak_lr}; lower it too"),
             (flops < 1e10,
              "this would be a model of more than a billion parameters; lower n_layer or n_embd"),
             (not (self.test_windows and self.train_file), "only a corpus has a test text; leave "
@@ -172,6 +174,7 @@ PRESETS = {
         valid_windows=8),
     # The architecture study: every rung at the same cost, on characters, 40 seconds each on two
     # cores. The rate stays constant after the warm-up, so that no point of a curve is favoured.
+    # (Trap: the warm-up is as many tokens for all, so a larger share where a token costs more.)
     "ladder": dict(
         tokenizer="char", vocab_size=60, architecture="transformer", positions="learned",
         train_stories=2000, tokenizer_stories=2000, seeds=[101, 202, 303], training_flops=3e11,
@@ -180,7 +183,7 @@ PRESETS = {
 
 # The rungs of the ladder, each a study of its own: where it differs from the preset `ladder`,
 # which is 2 layers, 4 heads, context 64, learned positions. (mlp-N: width; attention-N: one layer
-# of N heads; transformer-N: layers; context-N: tokens.) What a rung sets goes before the command
+# of N heads; transformer-N: layers; context-N: tokens.) What a rung sets overrides the command
 # line.
 RUNGS = {
     "linear": {"architecture": "linear"},
@@ -216,7 +219,10 @@ def config_from(args, rung=None):
         own = {"block_size": config.block_size, **RUNGS[rung]}
         own |= {name: getattr(config, name) * config.block_size // own["block_size"] for name in (
             "windows_per_step", "windows_at_once", "valid_windows", "test_windows")}
-        config = replace(config, **own)
+        try:
+            config = replace(config, **own)
+        except InputError as error:
+            raise InputError(f"rung {rung}: {error}") from None
     return config, (args.out or Path("runs", args.preset)) / (rung or "")
 
 # ---------------------------------------------------------------- the text
@@ -273,7 +279,7 @@ def prepare_text(config):
         facts |= {f"{name}_documents": len(documents[name]), f"{name}_tokens": len(ids[name]),
                   f"{name}_unknown": int((ids[name] == tokenizer.unknown_id).sum()),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
-    # The end of a text is no text.
+    # The end-of-text token spells nothing: it has no bytes.
     targets = [i for i in ids["valid"][first : first + n_targets] if i != tokenizer.end_id]
     text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in targets))
     return text, tokenizer, facts
@@ -284,8 +290,9 @@ def learning_rate(tokens_seen, config):
     """The rate of a step, from the tokens seen before it: linear from 0 to peak_lr over
     warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant. (So the first
     step, of rate 0, changes nothing.)"""
-    # EXERCISE 5: a setting `schedule`: "cosine" as here, "constant" (peak_lr all along), "warmup"
-    # (the same rise, then peak_lr to the end); any other word is refused. Does the loss still turn?
+    # EXERCISE 5: a field `schedule` of StudyConfig, with choices as `device` has: "cosine" as here,
+    # "constant" (peak_lr all along), "warmup" (the same rise, then peak_lr to the end). Any other
+    # word is refused. Does the loss still turn?
     if tokens_seen < config.warmup_tokens:
         return config.peak_lr * tokens_seen / config.warmup_tokens
     decay = max(1, config.decay_tokens - config.warmup_tokens)
@@ -348,8 +355,9 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
     """One row of metrics.csv; undefined numbers are nan.
 
     losses, before: of the validation windows, now and an interval ago (None at the first);
-    train_losses, norms: of the steps between. The standard errors take windows as independent;
-    neighbours that share a story are not quite, so they are somewhat too small.
+    train_losses, norms: of the steps between; seconds: that these took; elapsed: of the seed so
+    far, measurements included. The standard errors take windows as independent; neighbours that
+    share a story are not quite, so they are somewhat too small.
     """
     loss, n, tokens = losses.mean(), len(losses), step * config.tokens_per_step
     standard_error = lambda x: float(x.std(ddof=1) / math.sqrt(n))
@@ -412,13 +420,13 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     in the seed's folder then says so, and the same command would come to the same end.
     """
     one_thread()
-    torch.manual_seed(seed)  # KEEP: all that the seed decides, unless it draws the order as well
+    torch.manual_seed(seed)  # KEEP: for the initial weights; window_starts takes the seed itself
     model = build(config.model).to(config.device)
     optimizer = make_optimizer(model, config)
     folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
     folder.mkdir(parents=True, exist_ok=True)
     saved = newest_checkpoint(folder, seed)
-    if saved:
+    if saved:  # go on from there; what was trained after it is trained again
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, rows, windows = saved["step"], saved["rows"], list(saved["windows"].numpy())
@@ -459,8 +467,8 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     """Everything that continuing needs in one file, last.pt; the seed's tables follow from it.
 
     First comes best.pt, if this is the lowest loss; then last.pt is renamed to previous.pt, then
-    the new last.pt takes its place: at no moment is there no whole one. What was trained since the
-    last measurement is computed again, to the same bits.
+    the new last.pt takes its place: a whole one is there at every moment. After a break, what was
+    trained since the last measurement is computed again, to the same bits.
     """
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
