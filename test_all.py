@@ -307,6 +307,17 @@ def test_model_positions_are_what_their_names_say():
         one = network(tokens[:, :1].expand(3, 2))[0]  # a token twice
         assert torch.allclose(one[:, 0], one[:, 1], atol=1e-3) == (positions != "learned"), config
 
+def test_model_positions_are_relative():
+    """The scalar product of two rotated vectors depends on their distance alone."""
+    config = replace(TINY, block_size=64)
+    q, k = torch.randn(2, 1, 1, 1, 8).double().expand(2, 1, 64, 1, 8)
+    table = model.rotary_table(config).to(torch.complex128)
+    scores = torch.einsum("btd,bsd->ts", *(model.rotate(x, table)[..., 0, :] for x in (q, k)))
+    for distance in range(-60, 61, 7):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[:1], atol=1e-5)
+    assert not torch.allclose(scores[0, 0], scores[0, 9], atol=1e-2)
+
 def test_model_is_its_formulas():
     """The scores equal those of the formulas written out in numpy, in float64, with torch's
     attention and with ours."""
@@ -456,6 +467,26 @@ def test_train_steps_equal_a_loop_written_by_hand():
     for name, p in network.named_parameters():
         np.testing.assert_allclose(trained[name], p.detach(), atol=2e-5, err_msg=name)
 
+def test_train_gradient_is_that_of_the_published_loop():
+    """At the published size, 16 windows in passes of 4 give the gradient of 8 passes of 2 with
+    attention written out, to 1e-5, and the same loss; the fused update is the plain one."""
+    paper = train.StudyConfig(**train.PRESETS["paper"])
+    x, y = torch.randint(4096, (2, 16, 128), generator=torch.Generator().manual_seed(1))
+    results = []
+    own = F.scaled_dot_product_attention
+    for n, kernel, fused in ((4, own, True), (2, model.attention, False)):
+        torch.manual_seed(5)
+        network = model.Llama(paper.model)
+        optimizer = train.make_optimizer(network, paper, fused)
+        with patch.object(F, "scaled_dot_product_attention", kernel):
+            config = replace(paper, windows_at_once=n, grad_clip=1e6)
+            loss, norm = train.train_step(network, optimizer, x, y, 1e-4, config)
+        results.append([torch.cat([t.double().flatten() for t in tensors]) for tensors in (
+            [p.grad for p in network.parameters()], network.parameters(), torch.tensor([loss]))])
+        same(norm, results[-1][0].norm().item(), 1e-4)
+    for ours, published in zip(*results):
+        assert (ours - published).norm() <= 1e-5 * published.norm()
+
 def test_train_benchmark_measures_every_case():
     """The benchmark's shortest form gives five cases, with positive speeds, as strict JSON."""
     with patch.object(os, "cpu_count", lambda: 2):
@@ -524,6 +555,7 @@ def test_train_damaged_files_are_noticed():
             out, _ = said(train.train_seed, SHORT, 101, text, at)
             assert rows_of(table) == rows and len(train.read_checkpoint(last)["rows"]) == 4
             assert out.count("not used") == n and news in out, out
+            assert last.with_name("last.pt.damaged").read_bytes() == bad
     assert not (at / "harm").exists()
     (at / "seed_202").mkdir()  # one copied from another seed is not used either
     (at / "seed_202" / "last.pt").write_bytes(content)
@@ -667,14 +699,18 @@ def test_telemetry_verdicts_can_go_both_ways():
     q = telemetry.planned(replace(run, loss=windows.mean(-1), windows=windows))
     assert list(zip(q.a, q.b)) == [(0, 4), (4, 20)]
     same(q.mean_diff, (windows[:, q.a, 2:] - windows[:, q.b, 2:]).mean((0, 2)))
-    rejected, rng = 0, np.random.default_rng(8)
+    assert telemetry.contrasts(q, "abcdefghijklmnopqrstu")[1][:2] == ["e minus u", q.mean_diff[1]]
+    rejected, rises, losses, rng = 0, [], [], np.random.default_rng(8)
     for _ in range(40):
         shared = rng.normal(size=(1, 21)) + 0.5 * rng.normal(size=(6, 21))
         loss = 0.05 * shared.cumsum(1) + 5 * (t == 0)  # a first drop, then flat
         study = replace(run, loss=loss, measures=telemetry.derive(loss))
         study.simulated = telemetry.false_positives(study, 200)
         rejected += telemetry.answer_stability(study).verdict.startswith("reject")
+        rises.append(telemetry.answer_shape(study).verdict.startswith("reject"))
+        losses.append(loss)
     assert rejected <= 5, rejected
+    assert telemetry.rises_found(np.array(losses)) == np.mean(rises) > 0  # as the audit counts them
 
 def test_telemetry_every_third_measurement_returns_to_its_place():
     """The published waves: of all 16, those at intervals 7, 10, ... 19 alone lie below at their
@@ -749,6 +785,12 @@ def test_telemetry_ladder_tests_planted_claims():
     assert len(said) == 4 and "Test loss over the rungs" in (at / "report.html").read_text()
     rows = list(csv.reader(open(at / "rungs.csv", encoding="utf-8")))
     same(float(rows[2][6]), float(rows[2][4]) / math.log(2))
+    table = at / "rotary" / "metrics.csv"
+    lines = [line for line in table.read_text().splitlines() if not line.startswith("303,")]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    few, whole = telemetry.read_rungs([at / "rotary", at / "transformer-2"]).values()
+    assert few.loss.shape == (5, 21) and whole.test.tolist() == whole.run.loss[
+        [0, 1, 3, 4, 5], -1].tolist() == whole.loss[:, -1].tolist()
     (at / "mlp-128" / "test.csv").unlink()
     refused(lambda: telemetry.write_ladder(at, [at / "mlp-128"]), "test.csv")
     assert telemetry.claims({"rotary": [1.0], "llama": [1.0]}) == {}

@@ -15,7 +15,7 @@ Subword Units"; on bytes: Radford et al. (2019), GPT-2.
 import argparse, contextlib, csv, heapq, io, json, os, re, secrets, sys
 from collections import Counter, defaultdict
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 END_OF_TEXT = "<|endoftext|>"  # how a text file separates its documents
@@ -101,6 +101,8 @@ def fast_bpe(documents, vocab_size):
         for index in holders.pop(best):
             ids, n = chunks[index]
             merged = merge(ids, best, new_id)
+            if len(merged) == len(ids):
+                continue  # an earlier merge took the pair away
             for pair in zip(ids, ids[1:]):  # out with the pairs of the old chunk
                 counts[pair] -= n
             for pair in zip(merged, merged[1:]):
@@ -141,11 +143,13 @@ class BPETokenizer:
 
     def encode_chunk(self, chunk):
         """Apply the merges in the order in which they were learned, as in training."""
-        ids = list(chunk.encode("utf-8"))
-        while pairs := self.id_of.keys() & zip(ids, ids[1:]):  # neighbours that can be merged
-            first = min(pairs, key=self.id_of.get)
-            ids = merge(ids, first, self.id_of[first])
-        return ids
+        ids, none = list(chunk.encode("utf-8")), self.vocab_size  # none: larger than any id
+        while True:
+            # Of all neighbours the pair that was learned first has the smallest id.
+            new_id = min(map(self.id_of.get, zip(ids, ids[1:]), repeat(none)), default=none)
+            if new_id == none:
+                return ids
+            ids = merge(ids, self.merges[new_id - FIRST_MERGE_ID], new_id)
 
     def encode(self, text):
         """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
