@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from model import build
 from tokenizer import InputError, write_csv, write_whole
-from train import (RUNGS, Text, code_sha256, config_from, evaluate, open_run, print_row,
+from train import (RUNGS, Text, code_sha256, config_from, cores, evaluate, open_run, print_row,
                    read_checkpoint, settings_parser, train_seed)
 
 def main():
@@ -66,7 +66,7 @@ ONE_OF_EACH_KIND = "linear mlp-256 attention-4 transformer-2 rotary llama".split
 def arguments():
     """(the options, which of how many processes of torchrun this is: 0 of 1 without it)."""
     parser = settings_parser("Run a whole study; the same command continues it.")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="X",
+    parser.add_argument("--workers", type=int, default=cores(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
                         "one on each core; under torchrun always 1 a process)")
     parser.add_argument("--memorization", type=int, default=0, metavar="X",
@@ -128,6 +128,9 @@ def gather(study, n_stories):
                       "story": tokenizer.decode(story).strip()}
                for name, interval, story in told_stories(study, complete[0], 1, 300)}
     write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
+    if n_stories and config.block_size < 16:
+        raise InputError("--memorization counts pieces of 16 tokens and a window is shorter; leave "
+                         "it out, or raise --block_size")
     if n_stories:
         write_memorization(study, complete[0], n_stories)
     if config.test_windows:
@@ -140,26 +143,31 @@ def write_test(study, seeds):
     for seed in seeds:
         saved = read_checkpoint(study.out / f"seed_{seed}" / "best.pt")
         if not saved:
-            raise InputError(f"best.pt of seed {seed} in {study.out} is lost, and with it the test")
+            raise lost(study, seed, "best")
         model.load_state_dict(saved["model"])
         starts = config.block_size * np.arange(config.test_windows)
         loss = evaluate(model, study.text.test, config, starts).mean()
         rows.append([seed, saved["rows"][-1]["interval"], loss])
     write_csv(study.out / "test.csv", ["seed", "interval", "test_loss"], rows)
 
+def lost(study, seed, name):
+    return InputError(f"{name}.pt of seed {seed} in {study.out} is lost; delete seed_{seed} and "
+                      "give the command again, which trains it to the same bits")
+
 def told_stories(study, seed, n_stories, length):
     """Yields (checkpoint's name, its interval, a story as ids), n_stories of each checkpoint."""
     end = study.tokenizer.end_id
     for name in ("best", "last"):
         saved = read_checkpoint(study.out / f"seed_{seed}" / f"{name}.pt")
-        if saved:
-            model, chance = build(study.config.model), torch.Generator().manual_seed(seed)
-            model.load_state_dict(saved["model"])
-            model.eval()  # no dropout, should a student add it
-            for _ in range(n_stories):
-                story = model.generate(torch.tensor([[end]]), length, temperature=0.8, stop=end,
-                                       generator=chance)[0].tolist()
-                yield name, saved["rows"][-1]["interval"], [i for i in story if i != end]
+        if not saved:
+            raise lost(study, seed, name)
+        model, chance = build(study.config.model), torch.Generator().manual_seed(seed)
+        model.load_state_dict(saved["model"])
+        model.eval()  # no dropout, should a student add it
+        for _ in range(n_stories):
+            story = model.generate(torch.tensor([[end]]), length, temperature=0.8, stop=end,
+                                   generator=chance)[0].tolist()
+            yield name, saved["rows"][-1]["interval"], [i for i in story if i != end]
 
 def write_memorization(study, seed, n_stories):
     """memorization.csv: of each sampled story, and of up to as many validation stories, all cut to
@@ -229,20 +237,22 @@ def train_all(jobs, n_workers, live=True):
             job, retries, process = running[pipe]
             try:
                 news = pipe.recv()
-                if isinstance(news, str):
-                    problems.append((job, news))
-                else:
-                    progress.show(job, *news)
             except (EOFError, OSError):  # the worker has ended
                 process.join()
                 del running[pipe]
                 if process.exitcode == 1:  # an error in the code, most likely a student's edit
-                    sys.exit(f"Seed {job[1]} stopped with the error above, and so does the run.")
+                    sys.exit(f"Seed {job[1]} stopped with the error above (on Windows perhaps it "
+                             "was ended from outside), and so does the run.")
                 if process.exitcode and retries:  # killed: continue from its checkpoint
                     waiting.insert(0, (job, retries - 1))
                 elif process.exitcode:
                     problems.append((job, "its process was ended 4 times from outside (exit code "
                                      f"{process.exitcode}; too little memory?)"))
+                continue
+            if isinstance(news, str):
+                problems.append((job, news))
+            else:
+                progress.show(job, *news)
     return problems
 
 def worker(pipe, config, seed, out):
@@ -309,12 +319,12 @@ class Progress:
         left = (total - tokens) / speed if speed else 0
         words = (f"loss {loss:.3f} {left // 3600:3.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} "
                  f"left {speed:7,.0f} tokens/s")
-        n = max(5, min(40, width - len(words) - len(name) - 3))
+        n = max(5, min(40, width - len(words) - max(10, len(name)) - 2))
         full = round(n * tokens / total)
         return f"{name:10s} {'█' * full}{'░' * (n - full)} {words}"[:width]
 
 if __name__ == "__main__":
-    if sys.stdout:
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     try:
         main()

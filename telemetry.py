@@ -118,6 +118,8 @@ class Run:
     results = cached_property(lambda run: {name: stats.analyse(Y) for name, Y in tested(
         run.loss, run.measures, run.window).items()})
     simulated = cached_property(lambda run: false_positives(run))
+    beside = cached_property(lambda run: beside_published(run))
+    learned = cached_property(lambda run: memorized(run))
     answers = cached_property(lambda run: [answer(run) for answer in (
         answer_stability, answer_seeds, answer_shape, answer_phase)])
 
@@ -126,9 +128,9 @@ def damaged(what, remedy):
     """For `with`: whatever goes wrong inside is the fault of a file, and becomes one sentence."""
     try:
         yield
-    except OSError:
-        raise  # has a sentence of its own
-    except Exception as error:  # bytes that come from anywhere can raise anything
+    except (OSError, InputError, NameError, ImportError, AssertionError):
+        raise  # a sentence of its own, or a mistake in the code
+    except Exception as error:  # bytes that come from anywhere can raise almost anything
         raise InputError(f"{what} ({type(error).__name__}: {str(error):.100}); {remedy}") from None
 
 def read_records(path):
@@ -314,8 +316,8 @@ def figures(run):
         [*((f"seed {seed}", x, y) for seed, y in zip(run.seeds, Y)),
          (f"mean of {len(Y)}", x, Y.mean(0))], y_label, **more)
     drawn = {
-        "memorization": (memorized(run)[1], "What stands word for word in the training text."),
-        "published": (beside_published(run)[1],
+        "memorization": (run.learned[1], "What stands word for word in the training text."),
+        "published": (run.beside[1],
                       "The published study and its repetition, from interval 1 on."),
         "loss_by_seed": (by_seed(run.loss, "validation loss (nats)"),
                          "Validation loss of every seed."),
@@ -430,12 +432,14 @@ def flat_curves(rng, shape, size, rho, phi):
     return size * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * own).cumsum(-1)
 
 def rises_found(loss):
-    """Share of the studies (n_studies, n, k) that find their end above their minimum, as in RQ3."""
+    """(share of the studies (n_studies, n, k) whose paired t test finds the end above the minimum,
+    as in RQ3; by how much it lies above, (n_studies))."""
     n, least = loss.shape[1], loss.mean(-2).argmin(-1)[:, None, None]
     rise = loss[..., -1] - np.take_along_axis(loss, least, -1)[..., 0]  # (n_studies, n)
     with np.errstate(invalid="ignore", divide="ignore"):  # where the end is the minimum
         t = rise.mean(-1) / rise.std(-1, ddof=1) * math.sqrt(n)
-    return float((4 * scipy.stats.t.sf(t, n - 1) < stats.ALPHA).mean())  # two sides, two tests
+    p = 4 * scipy.stats.t.sf(t, n - 1)  # two sides, two tests
+    return float((p < stats.ALPHA).mean()), rise.mean(-1)
 
 def false_positives(run, n_studies=2000):
     """How often do the tests reject in studies like this one in which nothing happens?
@@ -444,8 +448,8 @@ def false_positives(run, n_studies=2000):
     its correlations over time and between seeds (in a second set, none between seeds). Seeds:
     deviations from the interval means, correlated over time as in this run, with the seed's own
     mean taken off (too little, if nothing happens) and not (too much, if something does).
-    Returns a dict: the correlations, the rates of rejection, and p of each name of `stability` and
-    of "seed": the share of the studies with a statistic at least as large as this run's.
+    Returns a dict: the correlations, the rates of rejection, and p of each name of `stability`, of
+    "seed" and of "rise": the share of the studies with a statistic at least as large as this run's.
     """
     p_of = lambda simulated, seen: math.nan if math.isnan(seen) else float(
         (1 + (simulated >= seen).sum()) / (1 + len(simulated)))
@@ -459,12 +463,14 @@ def false_positives(run, n_studies=2000):
     shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k
     alike = 0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99)
     flat = [flat_curves(rng, shape, d.std(), rho, phi) for rho in (alike, 0.0)]
+    (share, rises), (share_alone, _) = map(rises_found, flat)
     null = [stability(derive(loss, *map(run.config.get, RULES)), run.window) for loss in flat]
     found = {"n": shape[0], "shared": shared, "where": where, "phis": [], "seed": [],
              "rates": [stats.rejection_rates(next(iter(each.values()))) for each in null if each],
-             "rises": [rises_found(loss) for loss in flat],
+             "rises": [share, share_alone],
              "p": {name: p_of(statistic(name, null[0][name]), statistic(name, Y))
                    for name, Y in stability(run.measures, run.window).items()}}
+    found["p"]["rise"] = p_of(rises, run.mean[-1] - run.mean.min())
     deviation = run.loss - run.mean
     for x in (deviation - deviation.mean(1, keepdims=True), deviation):
         found["phis"].append(over_time(x))
@@ -542,8 +548,9 @@ def audit_false_positives(run):
             (uncorrected / Greenhouse-Geisser / Huynh-Feldt), and """
     return f"""In {s['n']} simulated studies without any effect, tests at 5 % find {volatility}a
         seed effect in {s['seed'][0]:.0%} to {s['seed'][1]:.0%}, if deviations correlate
-        {s['phis'][0]:.2f} to {s['phis'][1]:.2f} over time as here (uncorrected), and an end above
-        the minimum (RQ3) in {s['rises'][0]:.0%}, {s['rises'][1]:.0%} if seeds are independent."""
+        {s['phis'][0]:.2f} to {s['phis'][1]:.2f} over time as here (uncorrected), and, by the t
+        test of RQ3, an end above the minimum in {s['rises'][0]:.0%}, {s['rises'][1]:.0%} if seeds
+        are independent."""
 
 def audit_seed(run):
     order = run.config["seed_decides"] == "weights+order"
@@ -602,27 +609,30 @@ def answer_seeds(run):
     """RQ2, by the height of the curves: a p value from the simulation, and the spread."""
     result, p = run.results["validation loss"], run.simulated["p"]["seed"]
     sd, anova = result["sd_between"], result["anova"]
+    apart = ", but they end further apart than they began" * bool(sd.low[-1] > sd.high[0])
     return Answer(
         "RQ2. Do the trajectories of the seeds differ?", "H02: they do not", "validation loss",
-        verdict(p < stats.ALPHA, "H02"), f"""mean height: F = {number(anova.f_subject)}, p =
-        {number(p)} (by the simulation of audit line 7); ICC(C,1) = {number(anova.icc)}; standard
-        deviation between seeds {sd.sd[0]:.4f} (95 %: {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the
-        start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f} to {sd.high[-1]:.4f}) at the end. The test sees a
-        constant distance between curves; if they fan out, the two standard deviations tell.""",
+        verdict(p < stats.ALPHA, "H02") + f" (by their mean height{apart})",
+        f"""mean height: F = {number(anova.f_subject)}, p = {number(p)} (by the simulation of audit
+        line 7); ICC(C,1) = {number(anova.icc)}; standard deviation between seeds {sd.sd[0]:.4f}
+        (95 %: {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f}
+        to {sd.high[-1]:.4f}) at the end. The test sees a constant distance between curves; if they
+        fan out, these two intervals do not meet.""",
         "3, 7, 8", "descriptive evidence only")
 
 def answer_shape(run):
-    """RQ3: does the end lie above the minimum?"""
-    rows = contrasts(planned(run), run.intervals)
+    """RQ3: does the end lie above the minimum, by the paired t test and by the simulation?"""
+    rows, simulated = contrasts(planned(run), run.intervals), run.simulated["p"]["rise"]
     _, last_difference, _, last_p, _ = rows[-1]
     # Minimum minus end. (If the end is the minimum there is only interval 0 minus it, above 0.)
-    rises = last_difference < 0 and last_p < stats.ALPHA
+    rises = last_difference < 0 and max(last_p, simulated) < stats.ALPHA
     said = [f"interval {pair}: {d:.3f} nats, p = {number(p)}" for pair, d, _, p, _ in rows]
     half = "the same" if run.windows is None else "the other half of the"
     return Answer(
         "RQ3. Is learning non-monotonic?", "H03: the loss never rises again", "validation loss",
         verdict(rises, "H03"), f"""{'; '.join(said)} (Bonferroni). The minimum was chosen on {half}
-        validation windows.""", "1, 2, 7", "reject H03")
+        validation windows. Of the simulated studies without effect (audit line 7) a share of
+        {number(simulated)} rise as far by chance.""", "1, 2, 7", "reject H03")
 
 def answer_phase(run):
     """RQ4: do half of the seeds meet the rule in the same two intervals running?"""
@@ -772,7 +782,7 @@ def sections(run, drawings):
         "What happened": show("loss_by_seed", "train_and_validation") + some(*list(columns)[:10])
             + paragraphs("sd: between seeds, with its 95 % interval. Gain: nats per million "
                          "tokens.") + endpoint_and_trajectory(run),
-        "Beside the published study": show("published") + beside_published(run)[0],
+        "Beside the published study": show("published") + run.beside[0],
         "How stable it was": show("volatility", "backslides", "events")
             + some("interval", *list(columns)[10:]) + paragraphs("""Contrast: with interval 0, by
                 the mixed model (REML); its Wald interval takes all seeds and intervals to vary
@@ -788,7 +798,7 @@ def sections(run, drawings):
                 verdicts: arXiv 2606.13370. The paper itself gives Greenhouse-Geisser p values and
                 names repetition of the corpus among the possible causes; the order of the text,
                 the 16 windows and the spike rule are known from its author's repository."""),
-        "What was learned by heart": show("memorization") + memorized(run)[0],
+        "What was learned by heart": show("memorization") + run.learned[0],
         "Two stories": stories(run)}
 
 def write_page(path, title, parts):
@@ -847,7 +857,8 @@ def character(curves, start):
     if len(mean) > start + 5:  # else too short for more
         wave = waves(loss[:, start:])
         found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
-                  "volatility (of 5 changes)": derive(loss)["volatility"][:, 6:].mean(),
+                  "volatility (5 changes), from interval 6": derive(loss)[
+                      "volatility"][:, 6:].mean(),
                   "waves: their size (nats)": wave.std(), "waves: in common": in_common(wave),
                   "waves: share that returns with the place": returning(wave, recurrence(epochs))}
     if len(loss) > 1:
@@ -910,14 +921,15 @@ def beside_published(run):
             start)), drawing
 
 def interaction(runs, start):
-    """Sentences on the first two of name -> Curves, if they have the same seeds and intervals. The
-    interaction of arm and interval is the repeated-measures ANOVA of their difference, without
-    interval 0, where it is 0 by construction; sizes of waves are compared by a t test of logs."""
-    (one, Y), (two, Z) = [(name, run.loss) for name, run in runs.items()][:2]
-    same = runs[one].seeds == runs[two].seeds and np.array_equal(runs[one].tokens, runs[two].tokens)
-    if not same or len(Y) < 2 or Y.shape[1] <= 10:
-        return [f"{one} and {two} are not tested against each other: that takes the same seeds, 2 "
-                "or more, and the same intervals, 11 or more."]
+    """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
+    arm and interval is the repeated-measures ANOVA of their difference, without interval 0, where
+    it is 0 by construction; the sizes of their waves are compared by a t test of logs."""
+    (one, A), (two, B) = list(runs.items())[:2]
+    both = [seed for seed in A.seeds if seed in B.seeds]
+    if len(both) < 2 or len(A.tokens) <= 10 or not np.array_equal(A.tokens, B.tokens):
+        return [f"{one} and {two} are not tested against each other: that takes 2 seeds or more "
+                "that both have, and the same intervals, 11 or more."]
+    Y, Z = (run.loss[[run.seeds.index(seed) for seed in both]] for run in (A, B))
     a = stats.rm_anova((Y - Z)[:, 1:])
     w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
     return [f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = {number(a.f)}, "
@@ -930,6 +942,8 @@ def compare(folders):
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):  # A/run and B/run
         names = ["_".join(Path(folder).resolve().parts[-2:]) for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError("two of the folders have one name; name different ones, or rename one")
     runs = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
     stem = Path(folders[0], f"compared_with_{'_'.join(list(runs)[1:])}")
     unit, x_label = token_axis(max(run.tokens[-1] for run in runs.values()))
@@ -976,16 +990,22 @@ def read_rungs(folders):
 def claims(losses):
     """claim -> the difference of each seed (n), from rung -> losses (n), all at one cost. A claim
     about rungs that were not trained is left out."""
-    of = lambda *names: [losses[name] for name in names if name in losses]
-    pairs = {"attention minus mlp": (of("attention-1", "attention-2", "attention-4"),
-                                     of("mlp-128", "mlp-256", "mlp-512")),
-             "4 layers minus 2": (of("transformer-4"), of("transformer-2")),
-             "context 128 minus 32": (of("context-128"), of("context-32")),
-             "rotary minus learned, 1 layer": (of("attention-4-rotary"), of("attention-4")),
-             "rotary minus learned, 2 layers": (of("rotary"), of("transformer-2")),
-             "rotary minus learned, llama": (of("llama"), of("llama-learned"))}
-    return {claim: np.mean(a, axis=0) - np.mean(b, axis=0) for claim, (a, b) in pairs.items()
-            if a and b}
+    found = {}
+    for claim, *sides in (
+            ("attention minus mlp", "attention-1 attention-2 attention-4",
+             "mlp-128 mlp-256 mlp-512"),
+            ("4 layers minus 2", "transformer-4", "transformer-2"),
+            ("context 128 minus 32", "context-128", "context-32"),
+            ("rotary minus learned, 1 layer", "attention-4-rotary", "attention-4"),
+            ("rotary minus learned, 2 layers", "rotary", "transformer-2"),
+            ("rotary minus learned, llama", "llama", "llama-learned")):
+        trained = [[name for name in side.split() if name in losses] for side in sides]
+        if all(trained):
+            if sum(map(len, trained)) < len(" ".join(sides).split()):
+                claim += f" ({', '.join(sum(trained, []))} alone)"
+            a, b = (np.mean([losses[name] for name in side], axis=0) for side in trained)
+            found[claim] = a - b
+    return found
 
 def claims_tested(found):
     """Planned contrasts, Bonferroni over them: rows of claim, difference, sd, t, p, verdict."""
@@ -1104,6 +1124,6 @@ def main():
         parser.error(str(error))
 
 if __name__ == "__main__":
-    if sys.stdout:
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     main()

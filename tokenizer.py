@@ -227,7 +227,8 @@ class CharTokenizer:
     @classmethod
     def train(cls, documents, vocab_size):
         counts = Counter(chain.from_iterable(map(cls.split, documents)))
-        del counts["<unk>"]  # it has its id
+        for known in (END_OF_TEXT, "<unk>"):  # they have their ids
+            del counts[known]
         by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
         return cls([END_OF_TEXT, "<unk>", *by_frequency[: vocab_size - 2]])
 
@@ -356,6 +357,6 @@ def main():
         parser.error(str(error))
 
 if __name__ == "__main__":
-    if sys.stdout:
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     main()

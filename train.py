@@ -13,7 +13,8 @@ rate and measurement are those of the published study (arXiv 2606.13370 and its 
 repository) unless a setting says otherwise.
 """
 
-import argparse, ast, contextlib, hashlib, io, json, math, multiprocessing, os, platform, sys, time
+import argparse, ast, contextlib, hashlib, io, json, math, multiprocessing, os, platform, signal
+import sys, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,8 @@ class StudyConfig:
                                 "the initial weights only, or the order of the windows too")
     total_tokens: int = setting(225_280, "tokens", 1, 10**11, "budget, used in whole intervals")
     training_flops: float = setting(0.0, "FLOPs", 0, 1e21, "a budget that, if not 0, sets "
-                                    "total_tokens, and interval_tokens to a 20th of them")
+                                    "total_tokens, interval_tokens to a 20th of them, and "
+                                    "warmup_tokens to a 10th at most")
     windows_per_step: int = setting(16, "windows", 1, 1024, "windows in one optimizer step")
     windows_at_once: int = setting(16, "windows", 1, 1024, "of these, in one backward pass")
     peak_lr: float = setting(4e-3, "", 0, 1, "learning rate at the end of the warm-up")
@@ -112,6 +114,7 @@ class StudyConfig:
         if self.training_flops:
             self.interval_tokens = int(self.training_flops / flops / 20)
             self.total_tokens = 20 * self.interval_tokens
+            self.warmup_tokens = min(self.warmup_tokens, self.total_tokens // 10)
         for right, otherwise in (
             (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
             (bool(self.train_file) == bool(self.valid_file), "--train_file and --valid_file go "
@@ -174,7 +177,6 @@ PRESETS = {
         valid_windows=8),
     # The architecture study: every rung at the same cost, on characters, 40 seconds each on two
     # cores. The rate stays constant after the warm-up, so that no point of a curve is favoured.
-    # (Trap: the warm-up is as many tokens for all, so a larger share where a token costs more.)
     "ladder": dict(
         tokenizer="char", vocab_size=60, architecture="transformer", positions="learned",
         train_stories=2000, tokenizer_stories=2000, seeds=[101, 202, 303], training_flops=3e11,
@@ -215,6 +217,10 @@ def config_from(args, rung=None):
     given = {f.name: value for f in fields(StudyConfig)
              if (value := getattr(args, f.name)) is not None}
     config = StudyConfig(**PRESETS[args.preset] | given)
+    for name in ("total_tokens", "interval_tokens"):
+        if config.training_flops and name in given:
+            raise InputError(f"training_flops sets {name}; leave out --{name}, or give "
+                             "--training_flops 0 with it")
     if rung:  # the windows of another context are more or fewer, so that the tokens are the same
         own = {"block_size": config.block_size, **RUNGS[rung]}
         own |= {name: getattr(config, name) * config.block_size // own["block_size"] for name in (
@@ -376,11 +382,17 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
         "learning_rate": learning_rate(tokens, config),  # of the step that comes next
         "grad_norm": float(np.mean(norms)) if norms else math.nan,
         "device": config.device, "precision": "float32",
-        "tokens_per_second": len(norms) * config.tokens_per_step / seconds,
+        "tokens_per_second": len(norms) * config.tokens_per_step / seconds if norms else 0.0,
         "elapsed_seconds": elapsed,
     }
 
 # ---------------------------------------------------------------- the loop
+
+def cores():
+    """How many cores this process may use: on a shared machine perhaps not all that there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 def one_thread():
     """Make this process compute with one thread, and keep the memory that it has."""
@@ -430,6 +442,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, rows, windows = saved["step"], saved["rows"], list(saved["windows"].numpy())
+        torch.set_rng_state(saved["chance"])
         write_tables(folder, rows, windows)
 
     for measured_step in config.measured_steps[len(rows) :]:  # the first is 0: before training
@@ -472,7 +485,8 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     """
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                "rows": rows, "windows": torch.from_numpy(np.stack(windows))}, buffer)
+                "rows": rows, "windows": torch.from_numpy(np.stack(windows)),
+                "chance": torch.get_rng_state()}, buffer)  # (for a student's dropout)
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     content = buffer.getbuffer()
     if all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1]):
@@ -488,10 +502,13 @@ def read_checkpoint(path):
             raise ValueError  # torch.load alone overlooks half of all changed bits
         # KEEP: weights_only admits tensors, numbers and text, but no code of a stranger.
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return {name: saved[name] for name in ("model", "optimizer", "step", "rows", "windows")}
+        return {name: saved[name] for name in (
+            "model", "optimizer", "step", "rows", "windows", "chance")}
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError):
+    except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError) as error:
+        if "memory" in str(error):  # the file may well be whole
+            raise OSError(f"too little memory to read {path}: {error}") from None
         print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
         return False
 
@@ -530,13 +547,13 @@ def code_sha256():
 def begun(out):
     """config.json of the run that the folder `out` holds, or None if it is empty or not there.
     InputError if it is anything else."""
+    names = {path.name for path in out.glob("[!.]*")}
     try:
         old = json.loads((out / "config.json").read_text(encoding="utf-8"))
         if old.keys() >= {"model.py", "seeds"}:
             return old
     except FileNotFoundError:
-        # (Another process of the same run may be writing config.json at this moment.)
-        if all(path.name == "config.json" for path in out.glob("[!.]*")):
+        if not names:
             return None
     except (ValueError, AttributeError, NotADirectoryError, RecursionError):
         pass
@@ -610,6 +627,7 @@ def benchmark_worker(pipe):
     """One process of the benchmark: asked for (what, threads, seconds), it makes steps for so long
     and answers how many tokens a second they took, until nobody asks any more."""
     one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends this
     config, kernel = StudyConfig(**PRESETS["paper"]), F.scaled_dot_product_attention
     x, y = torch.randint(config.vocab_size, (2, config.windows_per_step, config.block_size))
     loops = {"matrix products": matrix_products(config)}
@@ -635,11 +653,11 @@ def benchmark(as_json, rounds=6, seconds=1.5):
     The cases take turns, and a share is the median over the rounds of what a round says, so that
     whatever else the machine does hits all of them alike.
     """
-    cores, context = os.cpu_count(), multiprocessing.get_context("spawn")
-    once = [("matrix products", 1, 1), ("study's loop", 1, 1), ("published loop", 1, cores),
-            ("matrix products", cores, 1), ("study's loop", cores, 1)]
+    n, context = cores(), multiprocessing.get_context("spawn")
+    once = [("matrix products", 1, 1), ("study's loop", 1, 1), ("published loop", 1, n),
+            ("matrix products", n, 1), ("study's loop", n, 1)]
     pipes, speed = [], {case: [] for case in once}
-    for _ in range(cores):
+    for _ in range(n):
         ours, theirs = context.Pipe()
         context.Process(target=benchmark_worker, args=(theirs,), daemon=True).start()
         theirs.close()  # so that the end of the process is the end of the pipe
@@ -701,4 +719,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nStopped. Nothing measured is lost; the same command continues from there.")
+        sys.exit("\nStopped." + ("" if "--benchmark" in sys.argv else
+                 " Nothing measured is lost; the same command continues from there."))
