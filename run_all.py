@@ -143,16 +143,14 @@ def write_test(study, seeds):
     for seed in seeds:
         saved = read_checkpoint(study.out / f"seed_{seed}" / "best.pt")
         if not saved:
-            raise lost(study, seed, "best")
+            raise InputError(f"best.pt of seed {seed} in {study.out} is lost, and with it the "
+                             f"test; delete seed_{seed} and give the command again, which trains "
+                             "it anew, to the same bits")
         model.load_state_dict(saved["model"])
         starts = config.block_size * np.arange(config.test_windows)
         loss = evaluate(model, study.text.test, config, starts).mean()
         rows.append([seed, saved["rows"][-1]["interval"], loss])
     write_csv(study.out / "test.csv", ["seed", "interval", "test_loss"], rows)
-
-def lost(study, seed, name):
-    return InputError(f"{name}.pt of seed {seed} in {study.out} is lost; delete seed_{seed} and "
-                      "give the command again, which trains it to the same bits")
 
 def told_stories(study, seed, n_stories, length):
     """Yields (checkpoint's name, its interval, a story as ids), n_stories of each checkpoint."""
@@ -160,7 +158,8 @@ def told_stories(study, seed, n_stories, length):
     for name in ("best", "last"):
         saved = read_checkpoint(study.out / f"seed_{seed}" / f"{name}.pt")
         if not saved:
-            raise lost(study, seed, name)
+            print(f"{name}.pt of seed {seed} is lost: no story by it", file=sys.stderr)
+            continue
         model, chance = build(study.config.model), torch.Generator().manual_seed(seed)
         model.load_state_dict(saved["model"])
         model.eval()  # no dropout, should a student add it

@@ -882,7 +882,9 @@ def memorized(run):
             if int(row["pieces"]):
                 shares.setdefault(row["source"], []).append(
                     int(row["verbatim"]) / int(row["pieces"]))
-        base, best, last = shares.values()
+    if len(shares) != 3:
+        return paragraphs("Too few stories of 16 tokens or more, or a checkpoint is lost."), None
+    base, best, last = shares.values()
     tests = [scipy.stats.mannwhitneyu(last, other).pvalue for other in (best, base)]
     rows = [[name, len(x), np.mean(x), np.median(x), np.mean(np.equal(x, 1))]
             for name, x in shares.items()]
