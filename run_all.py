@@ -105,6 +105,9 @@ def open_studies(args):
         configs = [config_from(args, rung) for rung in args.rungs]
         if len(configs[0][0].seeds) < 2:
             raise InputError("a study needs 2 seeds or more; train.py trains a single one")
+        if args.memorization and min(config.block_size for config, _ in configs) < 16:
+            raise InputError("--memorization counts pieces of 16 tokens and a window is shorter; "
+                             "leave it out, or raise --block_size")
         return [Study(*both, *open_run(*both, args.restart)) for both in configs]
     except (InputError, OSError) as error:
         args.refuse(str(error))
@@ -128,9 +131,6 @@ def gather(study, n_stories):
                       "story": tokenizer.decode(story).strip()}
                for name, interval, story in told_stories(study, complete[0], 1, 300)}
     write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
-    if n_stories and config.block_size < 16:
-        raise InputError("--memorization counts pieces of 16 tokens and a window is shorter; leave "
-                         "it out, or raise --block_size")
     if n_stories:
         write_memorization(study, complete[0], n_stories)
     if config.test_windows:
