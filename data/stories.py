@@ -6,9 +6,7 @@ study asks for, the same on every machine, divided into training and validation 
     python data/stories.py            prints three stories of the training stream, at once
     python data/stories.py 5 valid    five of the validation stream, <|endoftext|> between them
 """
-import hashlib
-import re
-import sys
+import hashlib, re, sys
 from functools import cache
 from random import Random
 
@@ -19,18 +17,15 @@ from random import Random
 #                   {a thing} puts "a" or "an" before it, a capital ({He}, {A thing}) stays one
 # So "{A pet} [ran|hid]. The {pet} [sneezed|slept]." may become "An owl hid. The owl sneezed."
 
-
 def pick(dice, items):
     """One item. KEEP: random() is the only one of Python's dice promised never to change."""
     return items[int(dice.random() * len(items))]
-
 
 def tell(text, facts, lists, dice):
     """Fill every hole of a template; `facts` remembers what this story has settled so far."""
     while "[" in text:  # the innermost brackets first, so that no hole is left inside another
         text = re.sub(r"\[([^][]*)\]", lambda hole: pick(dice, hole[1].split("|")), text)
     return re.sub(r"\{([^}]*)\}", lambda hole: tell_fact(hole[1], facts, lists, dice), text)
-
 
 def tell_fact(hole, facts, lists, dice):
     """'A pet' -> 'An owl', and whoever asks for 'pet' again gets the same owl."""
@@ -41,7 +36,6 @@ def tell_fact(hole, facts, lists, dice):
     if article:
         text = ("an " if text[0] in "aeiou" else "a ") + text
     return text[0].upper() + text[1:] if hole[0].isupper() else text
-
 
 # ---------------------------------------------------------------- 2. The people and the things
 # Each list is "name: item/item/...;". An item fits wherever its list is used: no season in `day`,
@@ -216,7 +210,6 @@ def library():
         plots.append((" ".join(line for line in lines if ";" not in line), sets))
     return lists, plots
 
-
 def candidate(dice):
     """Draw a plot, a cast and a set of the plot's facts, then tell the story."""
     lists, plots = library()
@@ -226,7 +219,6 @@ def candidate(dice):
     facts |= {"hero": pick(dice, lists[facts["kid"]]), "pal": pick(dice, lists[facts["kid2"]])}
     facts |= {name: tell(text, facts, lists, dice) for name, text in pick(dice, sets).items()}
     return " ".join(tell(story, facts, lists, dice).split()).replace(" / ", "\n")
-
 
 def stories(stream):
     """Endless stories of "train" or "valid": none comes twice, and none is in both."""
@@ -239,11 +231,9 @@ def stories(stream):
             told.add(digest)
             yield story
 
-
 def first_stories(stream, n):
     """The first n stories of a stream, a list of str."""
     return [story for _, story in zip(range(n), stories(stream))]
-
 
 # ---------------------------------------------------------------- 5. The command line
 def main(arguments):
@@ -254,7 +244,6 @@ def main(arguments):
         return 2
     print("\n<|endoftext|>\n".join(first_stories(settings[1], int(settings[0]))))
     return 0
-
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
