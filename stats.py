@@ -96,9 +96,6 @@ def f_and_epsilons(Y):
     room = n - 1 - d * gg
     return F, gg, (n * d * gg - 2) / (d * np.where(room > 1e-12 * n, room, np.nan))
 
-# EXERCISE 9: power by simulation. Add a change of 0.05 at the last level to 2,000 random tables
-# (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many seeds find it 8 times of 10, by
-# each of its three rates? And with ar1(..., 0.9) for the noise?
 @np.errstate(all="ignore")
 def rm_anova(Y):
     """Do levels differ on average by more than the subjects' private ups and downs explain?
@@ -423,6 +420,9 @@ def ar1(rng, shape, phi):
         x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi ** 2) * x[..., t]
     return x
 
+# EXERCISE 9: power by simulation, a line for each n in `lesson`. Add a change of 0.05 at the last
+# level to 2,000 random tables (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many
+# seeds find it 8 times of 10, by each of its three rates? And with ar1(..., 0.9) for the noise?
 def rejection_rates(Y):
     """Share of studies Y (..., n, k) with p < ALPHA: uncorrected, and corrected by gg and by hf."""
     (F, gg, hf), (n, k) = f_and_epsilons(Y), Y.shape[-2:]

@@ -1021,15 +1021,15 @@ def claims_tested(found):
     return rows
 
 def rungs_tested(rungs):
-    """HTML: do the rungs differ on the test text, and which of them? Seeds are the subjects."""
+    """(a sentence: do the rungs differ on the test text?, rows of all pairs of them). Seeds are the
+    subjects."""
     Y, names = np.array([rung.test for rung in rungs.values()]).T, list(rungs)
     if len(Y) < 5 or len(names) < 2:
-        return paragraphs("With fewer than 5 seeds or 2 rungs: described, not tested.")
+        return "With fewer than 5 seeds or 2 rungs: described, not tested.", []
     a = stats.rm_anova(Y)
-    return paragraphs(f"""Test loss over the rungs: F({a.df_effect}, {a.df_error}) = {number(a.f)},
-        epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser).""") + table(
-        ["pair", "difference", "t", "p (Bonferroni)"],
-        [row[:4] for row in contrasts(stats.pairwise_tests(Y), names)])
+    return (f"""Test loss over the rungs: F({a.df_effect}, {a.df_error}) = {number(a.f)}, epsilon
+        {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser).""",
+            [row[:4] for row in contrasts(stats.pairwise_tests(Y), names)])
 
 def ladder_figures(rungs, unit):
     """name -> SVG: loss against FLOPs, with the frontier; test loss against parameters."""
@@ -1048,24 +1048,32 @@ def ladder_figures(rungs, unit):
                                              f"test loss (nats a {unit})")}
 
 def write_ladder(folder, folders):
-    """rungs.csv, claims.csv, curves.csv, figures and report.html of the rungs' folders; sentences.
-    Every curve is read off at the same cost, that of the rung that spent least."""
+    """rungs.csv, claims.csv, pairs.csv, curves.csv, figures and report.html of the rungs' folders;
+    sentences. Every curve is read off at the same costs: the mean over the last quarter of what the
+    rung spent that spent least. Trap: at a single cost each rung stands at another place of the
+    text, and the curves wobble with the place."""
     folder, rungs = Path(folder), read_rungs(folders)
     config = next(iter(rungs.values())).run.config
     budget = min(rung.flops[-1] for rung in rungs.values())
-    losses = {name: np.array([np.interp(budget, rung.flops, curve) for curve in rung.loss])
+    costs = budget * np.linspace(0.75, 1, 26)
+    losses = {name: np.array([np.interp(costs, rung.flops, curve).mean() for curve in rung.loss])
               for name, rung in rungs.items()}  # (n): between measurements a line
     unit = {"word": "word", "char": "character"}.get(config.get("tokenizer"), "token")
-    rows = [[name, rung.run.config["parameters"], float(rung.run.config["flops_per_token"]),
-             rung.flops[-1], rung.test.mean(), rung.test.std(ddof=1),
-             rung.test.mean() / math.log(2),
-             np.exp(rung.test).mean() if unit == "word" else math.nan, losses[name].mean()]
-            for name, rung in rungs.items()]
+    rows = []
+    for name, rung in rungs.items():
+        perplexity = np.exp(rung.test) if unit == "word" else np.full(2, math.nan)
+        rows.append([name, rung.run.config["parameters"],
+                     float(rung.run.config["flops_per_token"]), rung.flops[-1], rung.test.mean(),
+                     rung.test.std(ddof=1), rung.test.mean() / math.log(2), perplexity.mean(),
+                     perplexity.std(ddof=1), losses[name].mean()])
     tests, drawings = claims_tested(claims(losses)), ladder_figures(rungs, unit)
+    differ, pairs = rungs_tested(rungs)
     tables = {
         "rungs": (["rung", "parameters", "FLOPs a token", "training FLOPs", "test loss (nats)",
-                   "sd", f"bits a {unit}", "perplexity", "validation loss at equal FLOPs"], rows),
+                   "sd", f"bits a {unit}", "perplexity", "sd of perplexity",
+                   "validation loss at equal FLOPs"], rows),
         "claims": (["claim", "difference (nats)", "sd", "t", "p (Bonferroni)", "verdict"], tests),
+        "pairs": (["pair", "difference of test loss", "t", "p (Bonferroni)"], pairs),
         "curves": (["rung", "training FLOPs", "validation loss", "sd"], [
             [name, *point] for name, rung in rungs.items() for point in zip(
                 rung.flops, rung.loss.mean(0), rung.loss.std(0, ddof=1))])}
@@ -1076,7 +1084,7 @@ def write_ladder(folder, folders):
     best = min(losses, key=lambda name: losses[name].mean())
     unknown = ", ".join(f"{config[f'{part}_unknown']:,d} of {config[f'{part}_tokens']:,d}"
                         for part in ("train", "valid", "test"))
-    said = [f"{len(rows)} rungs, {len(losses[best])} seeds, {config['text']}: at {budget:.3g} "
+    said = [f"{len(rows)} rungs, {len(losses[best])} seeds, {config['text']}: for {budget:.3g} "
             f"FLOPs {best} has the lowest validation loss, {losses[best].mean():.3f} nats a "
             f"{unit}; its test loss is {rungs[best].test.mean():.3f}.",
             *(f"{claim}: {d:+.3f} nats, {outcome}." for claim, d, *_, outcome in tests)]
@@ -1087,8 +1095,9 @@ def write_ladder(folder, folders):
             tokens of the training, validation and test text.""") + "".join(
             f"<figure>{drawing}</figure>\n" for drawing in drawings.values()),
         "The claims": table(*tables["claims"]) + paragraphs(f"""Validation loss of each rung, read
-            off its curve at {budget:.3g} training FLOPs; paired over seeds."""),
-        "The tests": rungs_tested(rungs)})
+            off its curve over the last quarter of {budget:.3g} training FLOPs; paired over
+            seeds."""),
+        "The tests": paragraphs(differ) + table(*tables["pairs"])})
     return [*said, f"The report: {folder / 'report.html'}"]
 
 # ---------------------------------------------------------------- the command line

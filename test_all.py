@@ -790,14 +790,16 @@ def test_telemetry_ladder_tests_planted_claims():
         tokenizer.write_csv(at / name / "test.csv", ["seed", "interval", "test_loss"],
                             [[s, 20, y] for s, y in zip(base.seeds, loss[:, -1])])
     said = telemetry.write_ladder(at, [at / name for name in rungs])
-    assert "at 2e+13 FLOPs attention-1 has the lowest" in said[0], said
-    # At half of its way the mlp stands 0.5 above its end: 0.5 planted, and 0.5 of the budget.
-    assert re.match(r"attention minus mlp \(attention-1, mlp-128 alone\): -(1.0|0.99)\d+ nats, "
-                    "lower", said[1]), said
+    assert "for 2e+13 FLOPs attention-1 has the lowest" in said[0], said
+    # All fall by 1 over their budgets. In its last quarter the one stands at 7/8 of that on
+    # average, the mlp, which costs twice as much, at 7/16: 0.44 above it, and 0.5 is planted.
+    assert re.match(r"attention minus mlp \(attention-1, mlp-128 alone\): -0.9[34]\d nats, lower",
+                    said[1]), said
     assert "rotary minus learned" in said[2] and "no difference shown" in said[2], said
     assert len(said) == 4 and "Test loss over the rungs" in (at / "report.html").read_text()
     rows = list(csv.reader(open(at / "rungs.csv", encoding="utf-8")))
     same(float(rows[2][6]), float(rows[2][4]) / math.log(2))
+    assert len((at / "pairs.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
     table = at / "rotary" / "metrics.csv"
     lines = [line for line in table.read_text().splitlines() if not line.startswith("303,")]
     table.write_text("\n".join(lines), encoding="utf-8")
@@ -1329,6 +1331,10 @@ def judge_7():
         np.nan_to_num(telemetry.derive(losses)[name]) == 1)}
     own = telemetry.derive(restless)
     yield "derive also returns own_spike and own_stable", {"own_spike", "own_stable"} <= set(own)
+    yield "what comes later changes no mark", all(
+        {(i, j) for i, j in find(losses, name) if j < now} == find(losses[:, :now], name)
+        for name in ("own_spike", "own_stable") for losses in (spiky, quiet)
+        for now in (21, 40, 45))
     for name, losses, all_of, but in (
             ("own_spike", restless, set(), set()), ("own_spike", spiky, set(spikes), set()),
             ("own_spike", 20 * spiky, set(spikes), set()), ("own_stable", spiky, set(), set()),
@@ -1339,6 +1345,9 @@ def judge_7():
         yield (f"{name}: {len(all_of)} planted, {len(found & all_of)} found, and "
                f"{len(found - all_of - but)} where nothing was planted"), (
                    all_of <= found <= all_of | but)
+    m = telemetry.derive(stats.read_table(PUBLISHED)[0])
+    print(f"  in the published study: {np.nansum(m['own_spike']):.0f} spikes, "
+          f"{np.nansum(m['own_stable']):.0f} stable cells, of {m['own_spike'].size}")
 
 def judge_8():
     """Holm's correction and the exact sign-flip test (stats.py)."""
@@ -1363,6 +1372,8 @@ def judge(number):
     """Judge one exercise; the exit status is 1 if it is not done, or not right."""
     judges = {name[6:]: function for name, function in globals().items() if re.match(
         r"judge_\d", name)}
+    if number in ("2", "3", "6", "9", "10"):
+        sys.exit(f"Exercise {number} has no judge; README's exercises say what to expect.")
     if number not in judges:
         sys.exit(f"test_all.py: exercises with a judge are {', '.join(sorted(judges, key=int))}")
     print(f"Exercise {number}: {judges[number].__doc__}")
