@@ -228,17 +228,21 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
     """An SVG drawing of lines [(name, x, y)]; "mean..." and "frontier" are bold and black.
 
     epochs: times the text at x = 1, for a second row of numbers below the axis. log: of y. mark:
-    (x, y, text) of one point. A line of one point is a numbered dot. More than 8 seeds are grey."""
+    (x, y, text) of one point. A line of one point is a numbered dot. More than 8 seeds are grey.
+    Lines that share a first name (mlp-128, mlp-256) share their colour."""
     if log:
         lines = [(name, x, np.log10(np.where(y > 0, y, np.nan))) for name, x, y in lines]
     X, Y, out = axes(lines, x_label, y_label, epochs, log)
     many = sum(name.startswith("seed") for name, *_ in lines) > 8
-    row = TOP + 12  # of the legend
+    row, families = TOP + 12, []  # row: of the legend
     for i, (name, x, y) in enumerate(lines):
-        bold, colour = name.startswith(("mean", "frontier")), COLOURS[i % 6]
+        families.append(name.split("-")[0])
+        first = list(dict.fromkeys(families)).index(families[-1])
+        dash = first + 3 * (first // 6) + families[:-1].count(families[-1])
+        bold, colour = name.startswith(("mean", "frontier")), COLOURS[first % 6]
         style = 'stroke="#000" stroke-width="3"' if bold else (
             'stroke="#888" stroke-width="0.7"' if many else f'stroke="{colour}" '
-            f'stroke-dasharray="{DASHES[(i + i // 6) % 6]}" stroke-width="1.8"')
+            f'stroke-dasharray="{DASHES[dash % 6]}" stroke-width="1.8"')
         points = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
         out += [stroke(piece.strip(), style) for piece in points.split("|") if piece.strip()]
         if len(x) == 1:
@@ -1041,7 +1045,7 @@ def ladder_figures(rungs, unit):
     frontier = np.minimum.accumulate(lowest)  # the best that so many FLOPs or fewer can buy
     dots = [(name, np.log10([rung.run.config["parameters"]]), rung.test.mean(keepdims=True))
             for name, rung in rungs.items()]
-    curves.append(("frontier", x, frontier))
+    curves.insert(0, ("frontier", x, frontier))  # below the others: one of them lies on it
     return {"loss_by_flops": line_chart(curves, "training FLOPs (powers of ten)",
                                         f"validation loss (nats a {unit})"),
             "loss_by_parameters": line_chart(dots, "parameters (powers of ten)",
