@@ -218,6 +218,8 @@ def train_all(jobs, n_workers, live=True):
     run at once. The processes are spawned (started afresh, not forked: alike on every
     system), and tell their progress by pipes.
     """
+    # Linux's malloc then asks for large pages: 5 % faster with the published model, the same bits.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read at a process's start
     context, progress, running = multiprocessing.get_context("spawn"), Progress(live), {}
     missing = [job for job in jobs if not is_complete(*job)]
     problems = [(job, why) for job in missing if (why := left_out(*job))]

@@ -424,6 +424,16 @@ def patience_stop(loss, patience):
             return t
     return len(loss) - 1
 
+def patience_costs(loss):
+    """In words: where a patience of 1, 2 and 3 stops the seeds of loss (n, k), and how far the
+    lowest loss until then lies above the lowest of all; means over seeds."""
+    said = []
+    for patience in (1, 2, 3):
+        at = [patience_stop(list(row), patience) for row in loss]
+        lost = np.mean([row[: t + 1].min() - row.min() for row, t in zip(loss, at)])
+        said.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
+    return "; of ".join(said)
+
 def over_time(x):
     """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1).
     Trap: in rows whose mean was taken off it comes out too small, by about (1 + 3 phi) / m."""
@@ -563,17 +573,14 @@ def audit_seed(run):
         the tokenizer, the validation windows, the machine."""
 
 def audit_stopping(run):
-    each, mean, best, stops = run.loss.argmin(1), run.mean, run.best, []
-    for patience in (1, 2, 3):
-        at = [patience_stop(list(row), patience) for row in run.loss]
-        lost = np.mean([row[: t + 1].min() - row.min() for row, t in zip(run.loss, at)])
-        stops.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
+    mean, best, each = run.mean, run.best, run.loss.argmin(1)
     hours = np.diff(run.seconds[:, [best, -1]]).sum() / 3600
     cost = "" if math.isnan(hours) else f", {hours:.2g} hours of one core,"
     return f"""Stop at interval {run.intervals[best]} (single seeds: {run.intervals[each.min()]}
         to {run.intervals[each.max()]}); {1 - best / (len(mean) - 1):.0%} of the compute{cost} came
         after it, and took the mean loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of
-        {'; of '.join(stops)} (means over seeds; where patience lasted, the end of the budget)."""
+        {patience_costs(run.loss)} (means over seeds; where patience lasted, the end of the
+        budget)."""
 
 AUDIT = [audit_epochs, audit_precision, audit_common, audit_rules, audit_sphericity,
          audit_ablations, audit_false_positives, audit_seed, audit_stopping]
@@ -1120,6 +1127,9 @@ def lesson():
     # (46.67 epochs in 20 intervals are 2.333 each: 3 intervals are 7 whole epochs.)
     yield (f"Of these, {returning(wave, 3):.0%} of the variance returns with the place. "
            "Is that instability of the training, or a property of the text?")
+    mean, best = Y.mean(0), int(Y.mean(0).argmin())
+    yield (f"Stop at interval {best}: the other {1 - best / 20:.0%} of the compute took the mean "
+           f"loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of {patience_costs(Y)}.")
     yield "F of the " + "; ".join(
         f"{name.removeprefix('validation ')}: {stats.f_and_epsilons(X)[0]:,.2f}"
         for name, X in tested(Y, m, 5).items() if name != "perplexity")
