@@ -234,7 +234,7 @@ def train_all(jobs, n_workers, live=True):
             signal.signal(signal.SIGINT, handler)
             sender.close()
             running[receiver] = job, retries, process
-        for pipe in wait(list(running)):
+        for pipe in wait(list(running)):  # sleeps until a worker has news, or its pipe has closed
             job, retries, process = running[pipe]
             try:
                 news = pipe.recv()

@@ -210,8 +210,10 @@ def axes(lines, x_label, y_label, epochs, log):
     y_low, y_high = (y.min(), y.max()) if y.size else (0, 0)
     margin = 0.04 * (y_high - y_low or 1)
     y_low, y_high = y_low - margin, y_high + margin
+    # In SVG y grows downwards. (`or 1`: where all numbers are equal, no division by zero.)
     X = lambda x: LEFT + (x - x_low) / (x_high - x_low or 1) * (RIGHT - LEFT)
     Y = lambda y: BOTTOM - (y - y_low) / (y_high - y_low) * (BOTTOM - TOP)
+    # (Text times a truth value: the text, or nothing. It saves an if here and in the sentences.)
     out = [label((LEFT + RIGHT) / 2, BOTTOM + 58, x_label + ", below: epochs" * bool(epochs)),
            label(0, 0, y_label, more=f'transform="translate(15 {(TOP + BOTTOM) / 2}) rotate(-90)"')]
     for v in ticks(y_low, y_high):
@@ -243,6 +245,7 @@ def line_chart(lines, x_label, y_label, epochs=None, log=False, mark=None):
         style = 'stroke="#000" stroke-width="3"' if bold else (
             'stroke="#888" stroke-width="0.7"' if many else f'stroke="{colour}" '
             f'stroke-dasharray="{DASHES[dash % 6]}" stroke-width="1.8"')
+        # Where y is nan (the one number that is not equal to itself) the line is cut.
         points = " ".join(f"{X(a):.1f},{Y(b):.1f}" if b == b else "|" for a, b in zip(x, y))
         out += [stroke(piece.strip(), style) for piece in points.split("|") if piece.strip()]
         if len(x) == 1:
@@ -301,7 +304,7 @@ def pair_map(run):
     some = np.arange(0, len(run.mean), math.ceil(len(run.mean) / 60))  # 60 rows fit on a page
     t, names = stats.pairwise_tests(run.loss[:, some]), [run.intervals[i] for i in some]
     kinds, signs = np.full((len(some), len(some)), -1), np.full((len(some), len(some)), "")
-    level = sum(t.p_adjusted < p for p in (stats.ALPHA, 0.01, 0.001))
+    level = sum(t.p_adjusted < p for p in (stats.ALPHA, 0.01, 0.001))  # 0 to 3: how many it passes
     kinds[t.b, t.a] = np.where(np.isnan(t.p), 4, level)
     signs[t.b, t.a] = np.select([np.isnan(t.p), level == 0, t.mean_diff < 0], ["?", "", "+"], "–")
     legend = [("#F3F3F3", "p ≥ .05"), ("#CFE2F3", "< .05"), ("#9DC3E6", "< .01"),
@@ -385,12 +388,14 @@ def in_common(d):
     length = np.sqrt((d**2).sum(1, keepdims=True))
     if n < 2 or m < 3 or not length.all():
         return math.nan
+    # A correlation is the product of two rows of length 1. The square of the sum of all rows is the
+    # sum of all their products: n of rows with themselves, 1 each, and n (n - 1) of pairs.
     return float(((d / length).sum(0) ** 2).sum() - n) / (n * (n - 1))
 
 def waves(loss):
     """What is left of each row of loss (n, m) when its own cubic trend is taken away: (n, m).
     Trap: no cubic follows a sharp turn. Begin after it, or all seeds share the misfit."""
-    t = np.linspace(-1, 1, loss.shape[1])
+    t = np.linspace(-1, 1, loss.shape[1])  # (powers of 1 to 16 would be too unlike to be exact)
     fit = np.polynomial.polynomial.polyfit(t, loss.T, min(3, len(t) - 1))
     return loss - np.polynomial.polynomial.polyval(t, fit)
 
@@ -398,7 +403,7 @@ def recurrence(epochs):
     """After how many intervals do measurements fall at nearly the same place of the text? Or 0.
     Example: with 2.333 epochs between two of them, after 3."""
     place = epochs[1:] % 1  # as a share of the text
-    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03
+    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03  # on a circle: .99 is near .01
     if len(place) < 2 or near(*place[:2]):
         return 0  # (it hardly moves)
     # The i-th measurement after the first, and the 2i-th, are back at its place.
@@ -471,10 +476,12 @@ def false_positives(run, n_studies=2000):
     where = "here"
     if math.isnan(in_common(d)):  # the loss turned late or never
         where, d = "in the last half, less its trend", run.measures["change"][:, 1 + k // 2 :]
+        # A loss that still falls, ever more slowly, has changes that rise: a trend that all seeds
+        # share and that is no noise. Off with the straight line through each seed's changes.
         t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
         d = d - np.outer(d @ t, t) / max(t @ t, 1)
     shared, phi = in_common(d), over_time(d - d.mean(1, keepdims=True))
-    shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k
+    shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k  # fewer studies of large tables
     alike = 0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99)
     flat = [flat_curves(rng, shape, d.std(), rho, phi) for rho in (alike, 0.0)]
     (share, rises), (share_alone, _) = map(rises_found, flat)
@@ -600,6 +607,7 @@ def answer_stability(run):
     for name, Y in measures.items():
         value, p = statistic(name, Y), run.simulated["p"][name]
         adjusted, sign = min(1.0, len(measures) * p), "F" if "volatility" in name else "chi2"
+        # A share p of n simulated studies has the standard error sqrt(p (1 - p) / n).
         error = len(measures) * math.sqrt(max(p * (1 - p), 0) / run.simulated["n"])
         said.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
                     f"{number(value)}, p = {number(adjusted)} (give or take {error:.2g})")
@@ -880,6 +888,7 @@ def character(curves, start):
 def side_by_side(all_curves, start):
     """Rows of a table: what is compared, and the number of each run, nan where undefined."""
     found = [character(curves, start) for curves in all_curves]
+    # Every name once, in the order of the run that has most: a dict keeps the order of its keys.
     names = dict.fromkeys(sum(map(list, sorted(found, key=len, reverse=True)), []))
     return [[name, *(each.get(name, math.nan) for each in found)] for name in names]
 
@@ -944,6 +953,7 @@ def interaction(runs, start):
                 "that both have, and the same intervals, 11 or more."]
     Y, Z = (run.loss[[run.seeds.index(seed) for seed in both]] for run in (A, B))
     a = stats.rm_anova((Y - Z)[:, 1:])
+    # Logs, because sizes are compared by their ratio: the mean difference of logs is its log.
     w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
     return [f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = {number(a.f)}, "
             f"epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser)",
@@ -1049,6 +1059,7 @@ def ladder_figures(rungs, unit):
     x = np.linspace(min(flops[0] for _, flops, _ in curves),
                     min(flops[-1] for _, flops, _ in curves), 60)
     lowest = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
+    # (Before its first measurement, left, a rung has nothing to offer: its loss is infinite.)
     frontier = np.minimum.accumulate(lowest)  # the best that so many FLOPs or fewer can buy
     dots = [(name, np.log10([rung.run.config["parameters"]]), rung.test.mean(keepdims=True))
             for name, rung in rungs.items()]
