@@ -38,14 +38,14 @@ def main():
               f"texts ({facts['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
     # 2. Training: one process a seed.
     jobs = [(study.config, seed, study.out) for study in studies for seed in study.config.seeds]
-    ours = jobs[rank::n_ranks]
+    ours = jobs[rank::n_ranks]  # every job once: with n processes, each n-th one from our number on
     problems = train_all(ours, 1 if n_ranks > 1 else args.workers, n_ranks == 1)
     for (_, seed, out), problem in problems:
         print(f"{out.name}: seed {seed} is left out: {problem}", file=sys.stderr)
     if n_ranks > 1:
         wait_for_all(ours if rank else jobs, problems)
     if rank:
-        return
+        return  # process 0 alone writes the report
     # 3. What the seeds left behind, telemetry, statistics and the report.
     import stats, telemetry  # not above: workers import this file too and have no use for scipy
     try:
@@ -171,6 +171,7 @@ def told_stories(study, seed, n_stories, length):
 def write_memorization(study, seed, n_stories):
     """memorization.csv: of each sampled story, and of up to as many validation stories, all cut to
     one window, how many pieces of 16 tokens they have, and how many the training text has."""
+    # (As bytes, which can be elements of a set: an array cannot.)
     pieces = lambda ids: [piece.tobytes() for piece in sliding_window_view(
         np.array(ids, dtype=np.int64), 16)] if len(ids) >= 16 else []
     text, length, end = study.text, study.config.block_size, study.tokenizer.end_id
@@ -232,7 +233,7 @@ def train_all(jobs, n_workers, live=True):
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
             process.start()
             signal.signal(signal.SIGINT, handler)
-            sender.close()
+            sender.close()  # our copy: while that is open, a dead worker's pipe has no end
             running[receiver] = job, retries, process
         for pipe in wait(list(running)):  # sleeps until a worker has news, or its pipe has closed
             job, retries, process = running[pipe]
@@ -281,7 +282,7 @@ def worker(pipe, config, seed, out):
 def end_with_parent():
     """A worker whose parent has died has nobody to work for."""
     multiprocessing.parent_process().join()
-    os._exit(1)
+    os._exit(1)  # (sys.exit would end this thread alone)
 
 # ---------------------------------------------------------------- live progress
 

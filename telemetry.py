@@ -7,9 +7,10 @@ figures, tables and the report. Nothing here trains anything, and nothing here n
     python telemetry.py runs/classroom runs/fresh      the same, and compare the two
     python telemetry.py                                a lesson: the published study's own data
 
-Reading order: `derive` holds the measures of single seeds (those of all seeds together stand from
-`in_common` on); the figures are SVG, written by hand; the `audit_` and `answer_` functions compute
-each sentence from the run's data, so that none can go out of date.
+Reading order: `derive` holds the measures of each seed (only `stable` looks at the others, for its
+quantile; what all seeds have in common stands from `in_common` on); the figures are SVG, written
+by hand; the `audit_` and `answer_` functions compute each sentence from the run's data, so that
+none can go out of date.
 """
 
 import argparse, contextlib, html, json, math, sys
@@ -43,6 +44,7 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
     stable: volatility in the lowest quantile of all, no spike and few backslides in the window.
     """
     Y = np.asarray(val_loss, dtype=np.float64)
+    # The nan in front keeps d as long as Y: d[t] is the change that ends at interval t.
     d = np.diff(Y, axis=-1, prepend=np.nan)
     m = {name: np.full(Y.shape, np.nan) for name in (
         "volatility", "backslide", "backslide_magnitude", "backslide_frequency", "spike",
@@ -74,7 +76,8 @@ def derive(val_loss, window=5, spike_factor=2.0, spike_floor=0.01, stable_quanti
     return m
 
 def exceeds(d, sample, factor, floor):
-    """d > max(floor, mean + factor * population sd of sample), beyond rounding."""
+    """d > max(floor, mean + factor * population sd of sample), beyond rounding (hence 1e-9: of five
+    values one can lie 2 sd from the mean, and must not become a spike by its last digit)."""
     distance = d - sample.mean(axis=-1)
     return (d > floor) & (distance > factor * sample.std(axis=-1) * (1 + 1e-9))
 
@@ -112,7 +115,8 @@ class Run:
     window = property(lambda run: run.config["volatility_window"])  # in intervals
     mean = property(lambda run: run.loss.mean(0))  # (k) over seeds
     best = property(lambda run: int(run.mean.argmin()))  # index of the interval with the lowest
-    # (n, m): the changes from the second interval after it on; m < 3 if it came late
+    # (n, m): the changes after the turn, m < 3 if it came late; without the first one (hence + 2),
+    # which goes up because best is the minimum
     fluctuations = property(lambda run: run.measures["change"][:, run.best + 2 :])
     # Computed when first asked for, then kept: the tests by variable, the simulation, the answers.
     results = cached_property(lambda run: {name: stats.analyse(Y) for name, Y in tested(
@@ -412,9 +416,10 @@ def recurrence(epochs):
     return next(again, 0)
 
 def returning(wave, lag):
-    """How much of the mean wave (m points) depends on the place in the text? The points i, i + lag,
-    i + 2 lag ... fall at one place: the share of the variance that lies between these groups (eta
-    squared). Independent noise has some (lag - 1) / (m - 4). nan if no place returns (lag 0)."""
+    """How much of the mean of the waves (n, m) depends on the place in the text? Its points i, i +
+    lag, i + 2 lag ... fall at one place: the share of the variance that lies between these groups
+    (eta squared). Independent noise has a little less than (lag - 1) / (m - 4). nan if no place
+    returns (lag 0)."""
     mean = wave.mean(0)
     if not lag or len(mean) < 2 * lag:
         return math.nan
@@ -542,8 +547,9 @@ def audit_rules(run):
     most = (volatility <= np.quantile(volatility, c["stable_quantile"])).sum()
     return f"""The published spike rule {can} fire after interval 1: it asks for more than
         {c['spike_factor']:g} standard deviations, and among {w} values none is further than
-        {math.sqrt(w - 1):.2f} from their mean. The stable-phase rule can accept at most {most} of
-        {volatility.size} cells, by its own quantile, and that many are quiet in any run."""
+        {math.sqrt(w - 1):.2f} of them from their mean. The stable-phase rule can accept at most
+        {most} of {volatility.size} cells, by its own quantile, and that many are quiet in any
+        run."""
 
 def audit_sphericity(run):
     (n, k), m = run.loss.shape, run.results["validation loss"]["mauchly"]
@@ -1083,6 +1089,7 @@ def write_ladder(folder, folders):
     unit = {"word": "word", "char": "character"}.get(config.get("tokenizer"), "token")
     rows = []
     for name, rung in rungs.items():
+        # (Two nans, so that their mean and sd are nan too.)
         perplexity = np.exp(rung.test) if unit == "word" else np.full(2, math.nan)
         rows.append([name, rung.run.config["parameters"],
                      float(rung.run.config["flops_per_token"]), rung.flops[-1], rung.test.mean(),

@@ -158,7 +158,7 @@ PRESETS = {
     # Sizes tuned for a class, 1.5 minutes on two cores; so little text and so high a learning
     # rate that the loss turns within the budget, as it does in the published study.
     "classroom": {},
-    # The control: the same, but no story is ever seen twice.
+    # The control: the same tokenizer, budget and validation, but the budget is half an epoch.
     "fresh": {"train_stories": 2000},
     # The published study. It measured on 16 windows from token 9001 on: the first 16 of our 1,024.
     # It took 2 windows at once; 4 are the fastest here and give the same gradient. With all 16 the
@@ -253,7 +253,7 @@ def read_text(config):
     elif config.corpus == "embedded":
         valid = first_stories("valid", 2 * n_valid)
         documents = {"train": first_stories("train", n_train), "valid": valid,
-                     "test": valid[n_valid:]}  # as many more
+                     "test": valid[n_valid:]}  # as many more, none of them in valid
         source = {"text": "the project's own stories"}
     else:
         documents, files = load(config.corpus)
@@ -315,7 +315,7 @@ def window_starts(step, config, n_tokens, seed):
     """
     # EXERCISE 6: a third choice of seed_decides, "order": every epoch shuffled, but alike for all
     # seeds. Or easy windows first (evaluate gives the loss of each; save those of a first run).
-    # An epoch is `span` tokens: so many starts there are.
+    # As published, windows start at 0 to span - 1 (one more would fit); an epoch is span tokens.
     T, span = config.block_size, n_tokens - config.block_size - 1
     numbers = step * config.windows_per_step + np.arange(config.windows_per_step)
     if config.seed_decides == "weights+order":
@@ -609,7 +609,7 @@ def matrix_products(config):
     B, T, D = config.windows_at_once, config.block_size, config.n_embd // config.n_head
     # (outputs, inputs) of each matrix; that of the embedding makes the scores.
     weights = [p.shape for p in Llama(config.model).parameters() if p.dim() == 2]
-    products = []  # (left, right, result)
+    products = []  # (left, right, where to put the result)
     for m, n in weights:
         x, w, g, for_x, for_w, y = map(torch.randn, 2 * [(B * T, n), (n, m), (B * T, m)])
         products += [(x, w, y), (g, w.T, for_x), (x.T, g, for_w)]
