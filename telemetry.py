@@ -1145,9 +1145,10 @@ def lesson():
     # (46.67 epochs in 20 intervals are 2.333 each: 3 intervals are 7 whole epochs.)
     yield (f"Of these, {returning(wave, 3):.0%} of the variance returns with the place. "
            "Is that instability of the training, or a property of the text?")
-    mean, best = Y.mean(0), int(Y.mean(0).argmin())
-    yield (f"Stop at interval {best}: the other {1 - best / 20:.0%} of the compute took the mean "
-           f"loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of {patience_costs(Y)}.")
+    mean, best, last = Y.mean(0), int(Y.mean(0).argmin()), Y.shape[1] - 1
+    yield (f"Stop at interval {best}: the other {1 - best / last:.0%} of the compute took "
+           f"the mean loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of "
+           f"{patience_costs(Y)}.")
     yield "F of the " + "; ".join(
         f"{name.removeprefix('validation ')}: {stats.f_and_epsilons(X)[0]:,.2f}"
         for name, X in tested(Y, m, 5).items() if name != "perplexity")

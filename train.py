@@ -158,7 +158,7 @@ PRESETS = {
     # Sizes tuned for a class, 1.5 minutes on two cores; so little text and so high a learning
     # rate that the loss turns within the budget, as it does in the published study.
     "classroom": {},
-    # The control: the same tokenizer, budget and validation, but the budget is half an epoch.
+    # The control: all the same, but so much text that the budget is half an epoch of it.
     "fresh": {"train_stories": 2000},
     # The published study. It measured on 16 windows from token 9001 on: the first 16 of our 1,024.
     # It took 2 windows at once; 4 are the fastest here and give the same gradient. With all 16 the
