@@ -846,8 +846,8 @@ def write_report(folder):
 
 # ---------------------------------------------------------------- runs side by side
 
-# seeds, (k), (k), (n, k) and (n, k) bits a byte
-Curves = namedtuple("Curves", "seeds tokens epochs loss bits")
+# n seeds, (k), (k), (n, k), (n, k) bits a byte, and (n, k) loss on the published study's windows
+Curves = namedtuple("Curves", "seeds tokens epochs loss bits published")
 
 def read_curves(folder):
     """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
@@ -858,12 +858,18 @@ def read_curves(folder):
                  "train.py and run_all.py write them"):
         for row in sum(map(read_records, tables), []):
             seeds.setdefault(row["seed"], []).append([float(row.get(name) or "nan") for name in (
-                "tokens_seen", "epochs", "val_loss", "bits_per_byte")])
+                "tokens_seen", "epochs", "val_loss", "bits_per_byte", "val_loss_published")])
         k = min(map(len, seeds.values()), default=0)
-        cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 4)
+        cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 5)
         if k < 2 or not np.isfinite(cube[..., :3]).all() or (cube[..., 0] != cube[0, :, 0]).any():
             raise ValueError("fewer than 2 intervals, or different ones")
-    return Curves(list(seeds), cube[0, :, 0], cube[0, :, 1], cube[..., 2], cube[..., 3])
+    return Curves(list(seeds), *cube[0, :, :2].T, *np.moveaxis(cube[..., 2:], -1, 0))
+
+def of_shared_seeds(all_curves):
+    """The same curves, but of the seeds alone that all have. (None: those are without any.)"""
+    seeds = [seed for seed in all_curves[0].seeds if all(seed in c.seeds for c in all_curves)]
+    take = lambda c, Y: Y[[c.seeds.index(seed) for seed in seeds]]
+    return [Curves(seeds, c.tokens, c.epochs, *(take(c, Y) for Y in c[3:])) for c in all_curves]
 
 def after_turn(*losses):
     """The first interval after the minima of the curves losses (n, k): from there their waves are
@@ -873,7 +879,7 @@ def after_turn(*losses):
 
 def character(curves, start):
     """name -> number: what is compared between runs, of their waves from interval `start` on."""
-    _, tokens, epochs, loss, bits = curves
+    _, tokens, epochs, loss, bits, _ = curves
     mean, best = loss.mean(0), int(loss.mean(0).argmin())
     found = {"lowest mean loss (nats)": mean[best],
              **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
@@ -945,26 +951,31 @@ def beside_published(run):
         ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
-            [Curves(run.seeds, run.tokens, run.epochs, Y, None) for Y in three.values()],
+            [Curves(run.seeds, run.tokens, run.epochs, Y, None, None) for Y in three.values()],
             start)), drawing
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
     arm and interval is the repeated-measures ANOVA of their difference, without interval 0, where
     it is 0 by construction; the sizes of their waves are compared by a t test of logs."""
-    (one, A), (two, B) = list(runs.items())[:2]
-    both = [seed for seed in A.seeds if seed in B.seeds]
-    if len(both) < 2 or len(A.tokens) <= 10 or not np.array_equal(A.tokens, B.tokens):
-        return [f"{one} and {two} are not tested against each other: that takes 2 seeds or more "
-                "that both have, and the same intervals, 11 or more."]
-    Y, Z = (run.loss[[run.seeds.index(seed) for seed in both]] for run in (A, B))
-    a = stats.rm_anova((Y - Z)[:, 1:])
+    (one, two), (A, B) = list(runs)[:2], of_shared_seeds(list(runs.values())[:2])
+    if not A.seeds or len(A.tokens) <= start + 5 or not np.array_equal(A.tokens, B.tokens):
+        return [f"{one} and {two} are not tested against each other: that takes seeds that both "
+                f"have, and the same intervals, {start + 6} or more."]
+    alike = [np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
+             for losses in ((A.loss, B.loss), (A.published, B.published))]
+    said = [f"Waves of one seed in {one} and in {two}: correlation {number(alike[0])}"
+            + f" (on the published windows {number(alike[1])})" * (not math.isnan(alike[1]))]
+    if len(A.seeds) < 2:
+        return [*said, f"{one} and {two} have one seed in common: described, not tested."]
+    a = stats.rm_anova((A.loss - B.loss)[:, 1:])
     # Logs, because sizes are compared by their ratio: the mean difference of logs is its log.
-    w = stats.pairwise_tests(np.log([waves(X[:, start:]).std(1) for X in (Y, Z)]).T)
-    return [f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = {number(a.f)}, "
-            f"epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} (Greenhouse-Geisser)",
+    w = stats.pairwise_tests(np.log([waves(X.loss[:, start:]).std(1) for X in (A, B)]).T)
+    return [*said, f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = "
+            f"{number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} "
+            "(Greenhouse-Geisser)",
             f"Size of the waves, {one} over {two}: {math.exp(w.mean_diff[0]):.2f}, paired "
-            f"t({len(Y) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
+            f"t({len(A.seeds) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
 
 def compare(folders):
     """Draw the mean curves of several runs, tell their characters, and test the first two."""
@@ -973,20 +984,27 @@ def compare(folders):
         names = ["_".join(Path(folder).resolve().parts[-2:]) for folder in folders]
     if len(set(names)) < len(names):
         raise InputError("two of the folders have one name; name different ones, or rename one")
-    runs = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
-    stem = Path(folders[0], f"compared_with_{'_'.join(list(runs)[1:])}")
+    whole = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
+    runs = dict(zip(names, of_shared_seeds(list(whole.values()))))
+    seeds = f"of the seeds that all have ({', '.join(runs[names[0]].seeds)})"
+    if not runs[names[0]].seeds:
+        runs, seeds = whole, "each of its own seeds, since none is in all"
+    stem = Path(folders[0], f"compared_with_{'_'.join(names[1:])}")
     unit, x_label = token_axis(max(run.tokens[-1] for run in runs.values()))
     write_whole(f"{stem}.svg", line_chart(
         [(name, run.tokens / unit, run.loss.mean(0)) for name, run in runs.items()], x_label,
         "mean validation loss (nats)"))
     start = after_turn(*(run.loss for run in runs.values()))
     rows = side_by_side(runs.values(), start)
-    write_csv(f"{stem}.csv", ["", *runs], rows)
-    shown = [[f"From interval {start} on, where it says no more", *runs],
-             *([what, *map(number, row)] for what, *row in rows)]
-    return [f"The curves and this table: {stem}.svg and .csv",
+    if all(np.isfinite(run.published).all() for run in runs.values()):
+        rows += [["On the published study's windows", *names], *side_by_side(
+            [run._replace(loss=run.published, bits=None) for run in runs.values()], start)]
+    write_csv(f"{stem}.csv", ["", *names], rows)
+    shown = [[f"From interval {start} on, where it says no more", *names],
+             *([cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows)]
+    return [f"The curves and this table, {seeds}: {stem}.svg and .csv",
             *(f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in row) for what, *row in shown),
-            *interaction(runs, start)]
+            *interaction(whole, start)]
 
 # ---------------------------------------------------------------- the ladder: models at one cost
 

@@ -740,32 +740,45 @@ def test_telemetry_every_third_measurement_returns_to_its_place():
     same(telemetry.returning(np.tile([[1.0, 0, -1]], (2, 5)), 3), 1)
 
 def test_telemetry_compares_runs_whole_or_not():
-    """Beside a run its table shows one still going on; of two runs with the same seeds a planted
-    difference is found, and the interaction is the anova of the difference."""
+    """Beside a run its table shows one still going on, on the seeds of both; of two runs with the
+    same seeds a planted difference is found, the interaction is the anova of the difference, and
+    waves and their correlations are those of the losses, on the published windows too."""
     at = folder()
-    one = published_run(at / "one")
+    one = published_run(at / "one", published_less=0.25)
     t = np.arange(21)  # planted: curves that fan out, and waves
     Z = one.loss + np.outer(np.arange(1, 7), t / 20 + 0.2 * (t % 2))
-    header = "seed interval tokens_seen epochs val_loss bits_per_byte".split()
-    for path, losses in (("two", Z), ("three/seed_1", Z[:1, :4])):
+    header = "seed interval tokens_seen epochs val_loss bits_per_byte val_loss_published".split()
+    for path, losses in (("two", Z), ("three/seed_1", Z[:1, :4]), ("four/seed_1", Z[:1])):
         (at / path).mkdir(parents=True)
         tokenizer.write_csv(at / path / "metrics.csv", header, [
-            [s, t, one.tokens[t], one.epochs[t], y, y / 2]
+            [s, t, one.tokens[t], one.epochs[t], y, y / 2, one.loss[0, t]]
             for s, row in zip(one.seeds, losses) for t, y in enumerate(row)])
-    lines = telemetry.compare([at / "one", at / "two", at / "three"])
-    a = stats.rm_anova((one.loss - Z)[:, 1:])
+    lines = telemetry.compare([at / "two", at / "one"])
+    a = stats.rm_anova((Z - one.loss)[:, 1:])
     assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
     assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-2]
-    waves = np.log([telemetry.waves(X[:, 5:]).std(1) for X in (one.loss, Z)])
-    ratio, p = re.search(r"over two: (.*), paired .* p = (.*)", lines[-1]).groups()
-    assert ratio == f"{math.exp((waves[0] - waves[1]).mean()):.2f}" and float(ratio) < 0.6
-    assert p == telemetry.number(scipy.stats.ttest_rel(*waves).pvalue)
-    table = list(csv.reader(open(at / "one" / "compared_with_two_three.csv", encoding="utf-8")))
-    assert table[0] == ["", "one", "two", "three"] and "volatility" in table[7][0]
-    lowest = [loss.mean(0).min() for loss in (one.loss, Z, Z[:1, :4])]
-    same([float(x) for x in table[1][1:]], lowest)
-    assert table[7][3] == "" and float(table[4][1]) == one.epochs[4] and table[2][1] == ""
-    same(float(table[2][2]), float(table[1][2]) / 2)
+    waves = [telemetry.waves(X[:, 5:]) for X in (Z, one.loss)]
+    sizes = np.log([wave.std(1) for wave in waves])
+    ratio, p = re.search(r"over one: (.*), paired .* p = (.*)", lines[-1]).groups()
+    assert ratio == f"{math.exp((sizes[0] - sizes[1]).mean()):.2f}" and float(ratio) > 1.6
+    assert p == telemetry.number(scipy.stats.ttest_rel(*sizes).pvalue)
+    pairs = [np.corrcoef(*pair)[0, 1] for pair in zip(*waves)]
+    same_first = [np.corrcoef(waves[1][[0, i]])[0, 1] for i in range(6)]
+    for r in (np.mean(pairs), np.mean(same_first)):  # (on the published windows two repeats seed 1)
+        assert f" {telemetry.number(r)}" in lines[-3], (lines[-3], r)
+    table = list(csv.reader(open(at / "two" / "compared_with_one.csv", encoding="utf-8")))
+    assert table[0] == ["", "two", "one"] and "volatility" in table[7][0]
+    at_16 = next(i for i, row in enumerate(table) if row[0].startswith("On the published"))
+    lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
+    same([float(x) for row in (table[1], table[at_16 + 1]) for x in row[1:]], lowest)
+    assert float(table[4][2]) == one.epochs[4] and table[2][2] == ""
+    same(float(table[2][1]), float(table[1][1]) / 2)
+    lines = telemetry.compare([at / "two", at / "one", at / "three"])
+    assert f"all have ({one.seeds[0]})" in lines[0] and "F(19, 95)" in lines[-2]
+    table = list(csv.reader(open(at / "two" / "compared_with_one_three.csv", encoding="utf-8")))
+    same([float(x) for x in table[1][1:]], [Y[0].min() for Y in (Z, one.loss, Z[:, :4])])
+    assert table[7][3] == ""
+    assert "one seed in common" in telemetry.compare([at / "four", at / "one"])[-1]
     refused(lambda: telemetry.compare([at / "one", at]), "no metrics.csv")
     published_run(at / "three" / "one")  # two of one name
     assert "_one" in telemetry.compare([at / "one", at / "three" / "one"])[0]
