@@ -5,7 +5,7 @@ Y is one float64 matrix of shape (n, k): n subjects (seeds), each measured at k 
     python stats.py FILE.csv [--dv val_loss] [--json]    the full analysis, in under a second
     python stats.py                                      a lesson about two traps, two seconds
 
-Every docstring works this table by hand. Row means are 3 5 7, level means 2 5 8.
+The docstrings work this table by hand. Row means are 3 5 7, level means 2 5 8.
 
     Y = 1 3  5     residuals =  1  0 -1
         2 6  7                  0  1 -1
@@ -43,7 +43,8 @@ class InputError(ValueError):
 # ---------------------------------------------------------------- taking a table apart
 def scaled(Y):
     """Y (..., n, k) -> exact Y / 2**exponent, largest number in [0.5, 1); exponent (..., 1, 1).
-    Raises InputError for nan, infinities and fewer than 2 rows or columns, as all below do.
+    Raises InputError for nan, infinities and fewer than 2 rows or columns, as all
+    below do that take a full table.
     """
     Y = np.asarray(Y, dtype=np.float64)
     if Y.ndim < 2 or min(Y.shape[-2:]) < 2:
@@ -56,8 +57,9 @@ def scaled(Y):
 def decompose(Y):
     """What is in each cell? cell = grand mean + level + subject + residual.
     Y (..., n, k) -> level (..., 1, k), residual (..., n, k), (SS_effect, SS_subject, SS_error)
-    each (...), exponent of their unit (see scaled). Example: level -3 0 3, subject -2 0 2, SS =
-    3*18, 3*8, 10. Trap: near 1e9 means lose digits: take the first row off first, centre twice.
+    each (...), exponent of their unit (see scaled). Example: level -3 0 3, SS = 3*18, 3*8, 10; with
+    exponent 4 they come as level -3/16 0 3/16 and SS / 256. Trap: near 1e9 means lose digits: take
+    the first row off first, centre twice.
     """
     Z, exponent = scaled(Y)
     n, k = Z.shape[-2:]
@@ -91,7 +93,9 @@ def f_and_epsilons(Y):
     if k == 2:  # one difference has one variance: none is unequal
         return F, np.ones_like(F), np.ones_like(F)
     R_t = np.swapaxes(R, -1, -2)
-    gram = R @ R_t if n < k else R_t @ R  # the smaller: same trace, same trace of the square
+    # RR' or R'R, whichever is smaller: both have the trace SS_error and the same trace of the
+    # square, which, since they are symmetric, is the sum of their squared entries.
+    gram = R @ R_t if n < k else R_t @ R
     gg = ss_error ** 2 / (d * (gram ** 2).sum(axis=(-2, -1)))
     room = n - 1 - d * gg
     return F, gg, (n * d * gg - 2) / (d * np.where(room > 1e-12 * n, room, np.nan))
@@ -104,7 +108,7 @@ def rm_anova(Y):
     (Olejnik & Algina 2003), partial = SS_effect / (SS_effect + SS_error). f_subject = MS_subject /
     MS_error, icc = (MS_subject - MS_error) / (MS_subject + d MS_error) (McGraw & Wong 1996,
     ICC(C,1)). Example: 54/88, 54/64; f_subject = 12 / 2.5, icc = 9.5 / 17. SS_error 0: F inf, p 0,
-    epsilons nan. Trap: neighbours in time correlate: p, and p_subject, are far too small.
+    and if k > 2 epsilons nan. Trap: neighbours in time correlate: p and p_subject are far too small.
     """
     F, gg, hf = (float(x) for x in f_and_epsilons(Y))
     _, R, (effect, subject, error), exponent = decompose(Y)
@@ -138,7 +142,8 @@ def mauchly(Y):
     squared singular values of the residuals over n-1. W = det M / (tr M / d)^d (Mauchly 1940),
     chi2 = -(n-1) rho ln W, rho = 1 - (2d^2+d+2) / (6 d (n-1)), p with R's second-order term.
     Example: squares 9 and 1, W = 9 * 1 / 5^2 = 0.36, rho = 0.5, chi2 = 1.02 on 2 df, p = 0.6.
-    Trap: with n-1 < d the smallest eigenvalues are 0, so W is 0, whatever the truth: no test.
+    Trap: with n-1 < d the smallest eigenvalues are 0, so W is 0, whatever the truth: no test,
+    and w, chi2 and p are nan.
     """
     _, residual, _, _ = decompose(Y)
     n, k = residual.shape
@@ -172,13 +177,15 @@ def shapiro_by_level(Y):
     """At each level, could the subjects be a sample from a normal distribution?
     Y (n, k) -> Shapiro, two arrays (k,). W: about the squared correlation of the sorted values with
     those a normal sample would have (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1, 5 7 12 has
-    W = (49/2) / 26 = 0.942. Trap: six values hardly ever reject: a large p proves nothing.
+    W = (49/2) / 26 = 0.942; 3 6 6 has 0.75, the least that three can have, and so p = 0. Trap: six
+    values seldom reject: a large p proves nothing.
     """
     return Shapiro(*np.array([shapiro(column) for column in scaled(Y)[0].T]).T)
 
 def shapiro_residuals(Y):
     """Could the residuals of the additive model be normal, as F assumes? Y (n, k) -> Shapiro.
-    Trap: residuals sum to 0 in each row and column: p of dependent values is rough.
+    Example: W = 0.844, p = 0.065. Trap: residuals sum to 0 in each row and column: p of dependent
+    values is rough.
     """
     return Shapiro(*(float(x) for x in shapiro(decompose(Y)[1].ravel())))
 
@@ -209,11 +216,11 @@ def pairwise_tests(Y, pairs=None):
     t = mean / sd * np.sqrt(n)
     p = 2 * scipy_stats.t.sf(np.abs(t), n - 1)
     p_adjusted = np.minimum(1, p * len(a))  # Bonferroni; undefined pairs count in len(a)
-    # EXERCISE 8: two functions of this file. holm(p), p (m,): p times m for the smallest, m-1 for
-    # the next, ..., never below the one before, 1 at most, in the order given; nan stays nan and
-    # counts in m. sign_flip_test(D), D (n,): the share of the 2^n choices of signs of D whose
-    # |mean| is at least this large (as large counts, whatever rounding does). How small can that p
-    # be with 6 seeds, and does it survive times 210?
+    # EXERCISE 8: two functions at the top level of this file. holm(p), p (m,): p times m for the
+    # smallest, m-1 for the next, ..., never below the one before, 1 at most, in the order given;
+    # nan stays nan and counts in m. sign_flip_test(D), D (n,): the share of the 2^n choices of
+    # signs of D whose |mean| is at least this large (as large counts, whatever rounding does). How
+    # small can that p be with 6 seeds, and does it survive times 210?
     return Pairs(a, b, np.ldexp(mean, exponent[0]), t, a * 0 + n - 1, p, p_adjusted, mean / sd)
 
 @np.errstate(all="ignore")
@@ -221,7 +228,8 @@ def friedman(Y):
     """Do levels differ in rank within subjects? For counts and others far from normal.
     Y (..., n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum
     (R_j - n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
-    Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: 3 subjects: exactly 1/36.
+    Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: for few subjects that is rough:
+    of the 6^3 ways to rank 3 rows, 6 do it alike, so the exact p is 6/216 = 0.028.
     """
     level, residual, _, _ = decompose(Y)
     moves = (level + residual != 0).any(axis=(-2, -1), keepdims=True)
@@ -236,8 +244,8 @@ def friedman(Y):
 def sd_between(Y, level=0.95):
     """At each level, how far apart are the subjects, and how well can so few of them tell?
     Y (n, k) -> Spread, arrays (k,): sd with n-1, interval sd sqrt((n-1) / q), q the quantiles of
-    chi-square on n-1 df. Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: no mistake, so wide
-    it is (6 seeds: 0.62 to 2.45 times sd).
+    chi-square on n-1 df. Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: that is no
+    mistake; n values tell a sd no better (6 seeds: 0.62 to 2.45 times sd).
     """
     Z, exponent = scaled(Y)
     constant = np.ptp(Z, axis=0) <= ROUNDING * np.abs(Z).max(axis=0)
@@ -249,11 +257,12 @@ def sd_between(Y, level=0.95):
 @np.errstate(all="ignore")
 def mixed_model(Y, method="REML"):
     """How far is each level from level 0, if every subject has a random height of its own?
-    Y (n, k) -> MixedModel of y ~ level + (1 | subject); a full table has a closed form (Searle,
-    Casella & McCulloch 1992). d = k-1, m = n-1 for REML and n for ML: s2 = SS_error / (m d), lam =
-    SS_subject / m, var_subject = (lam - s2) / k; if that is negative, it is 0 and s2 = lam =
-    (SS_error + SS_subject) / (m k). SE: sqrt((s2 + var_subject) / n), differences sqrt(2 s2 / n).
-    log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as in lme4. Example:
+    Y (n, k) -> MixedModel, in R's notation y ~ level + (1 | subject); a full table has a closed
+    form (Searle, Casella & McCulloch 1992). d = k-1; m = n for ML, maximum likelihood, and n-1 for
+    REML, restricted, as in a sample sd: s2 = SS_error / (m d) and lam = SS_subject / m, which
+    estimates s2 + k var_subject; so var_subject = (lam - s2) / k; if that is negative, it is 0 and
+    s2 = lam = (SS_error + SS_subject) / (m k). SE: sqrt((s2 + var_subject) / n), differences
+    sqrt(2 s2 / n). log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as in lme4. Example:
     REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29). low, high: Wald
     95 %. Trap: one SE for all differences (compound symmetry), a normal quantile for few subjects;
     ML variances are too small by (n-1)/n. s2 = 0: log L inf.
@@ -420,9 +429,10 @@ def ar1(rng, shape, phi):
         x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi ** 2) * x[..., t]
     return x
 
-# EXERCISE 9: power by simulation, a line for each n in `lesson`. Add a change of 0.05 at the last
-# level to 2,000 random tables (2000, n, 21) of sd 0.03, hand them to rejection_rates. How many
-# seeds find it 8 times of 10, by each of its three rates? And with ar1(..., 0.9) for the noise?
+# EXERCISE 9: power by simulation: let `lesson` print a line for each n from 5 to 14. Add a change
+# of 0.05 at the last level to 2,000 random tables (2000, n, 21) of sd 0.03, hand them to
+# rejection_rates. How many seeds find it 8 times of 10, by each of its three rates? And with
+# ar1(..., 0.9) for the noise?
 def rejection_rates(Y):
     """Share of studies Y (..., n, k) with p < ALPHA: uncorrected, and corrected by gg and by hf."""
     (F, gg, hf), (n, k) = f_and_epsilons(Y), Y.shape[-2:]

@@ -5,8 +5,8 @@
                                        telemetry, stats or run_all
     python test_all.py exercise 4      the judge of an exercise: what is right, what not yet
 
-A test is a plain function whose name begins with test_FILE_; its docstring is the sentence. The
-runner at the end is ten lines. A test that would pass with the code broken is worse than none.
+A test is a plain function whose name begins with test_FILE_; its docstring is the sentence. A
+loop at the end of the file runs them. A test that passes with the code broken is worse than none.
 """
 
 import atexit, contextlib, csv, functools, hashlib, io, itertools, json, math, multiprocessing, os
@@ -28,6 +28,7 @@ from tokenizer import BPETokenizer, InputError
 
 HERE = Path(__file__).resolve().parent
 PUBLISHED = HERE / "data" / "published_observations.csv"
+# SMOKE: windows of 16 tokens, 4 a step; 256 tokens an interval; 8 validation windows.
 SMOKE = train.StudyConfig(**{**train.PRESETS["smoke"], "preset": "smoke", "seeds": [101, 202]})
 SHORT = replace(SMOKE, total_tokens=768)  # measured at intervals 0 to 3
 
@@ -77,7 +78,7 @@ def rows_of(path):
 
 def test_data_stories_are_the_same_everywhere_and_never_come_twice():
     """The first 200 have a known sha256, so every machine trains on the same text; 8,000 of each
-    stream, a million tokens, are all different, share none and use many words."""
+    stream, more than a million tokens, are all different, share none and use many words."""
     train, valid = (stories.first_stories(stream, 8000) for stream in ("train", "valid"))
     assert hashlib.sha256("\n".join(train[:200]).encode("utf-8")).hexdigest() == (
         "defd1c56e4e1f299063276af8609c218d2a5dc4c73a447f936f366b1628575c0")

@@ -22,13 +22,15 @@ END_OF_TEXT = "<|endoftext|>"  # how a text file separates its documents
 END_ID = 256  # KEEP: after the 256 bytes; no merge contains it, so no text can produce it
 FIRST_MERGE_ID = 257
 
-# Merges never cross the border of a chunk: an English ending ('s), or letters, digits or signs
+# Merges never cross the border of a chunk: an English ending ('s; but 'sofa is cut too, and I'LL
+# not), or letters, digits or signs
 # with at most one space before them, or a run of spaces that leaves the last one to the word after
 # it. `re` has no \p{L}, so a letter is a word character that is neither digit nor underscore;
 # together the alternatives take every character. At most 64 in a chunk, so that the time for a
 # million letters without a space grows with their number, not with its square.
-# EXERCISE 1: digits one by one, each a chunk of its own (judged). Then, in a copy, words without
-# the space before them: compare the runs in bits per byte. Why not in loss?
+# EXERCISE 1: digits one by one, each a chunk of its own (judged; our stories have none). Then, in a
+# copy of the project, words without the space before them: compare its classroom run with yours in
+# bits per byte. Why not in loss?
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
     r"|\s{1,64}(?!\S)|\s{1,64}")
@@ -145,7 +147,8 @@ class BPETokenizer:
         """Apply the merges in the order in which they were learned, as in training."""
         ids, none = list(chunk.encode("utf-8")), self.vocab_size  # none: larger than any id
         while True:
-            # Of all neighbours the pair that was learned first has the smallest id.
+            # Of all neighbours the pair that was learned first has the smallest id. (The same as
+            # min of [self.id_of.get(pair, none) for pair in zip(ids, ids[1:])], but faster.)
             new_id = min(map(self.id_of.get, zip(ids, ids[1:]), repeat(none)), default=none)
             if new_id == none:
                 return ids
@@ -216,7 +219,8 @@ class CharTokenizer:
 
     end_id, unknown_id = 0, 1
     space, split = "", staticmethod(list)  # what is put between pieces, and how text is cut
-    # These three are the same as BPE's.
+    # These three are the same as BPE's. (No load: train.py learns them anew. Of words, a run of
+    # spaces comes back as one.)
     encode_documents, decode, show = (BPETokenizer.encode_documents, BPETokenizer.decode,
                                       BPETokenizer.show)
 

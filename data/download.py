@@ -68,7 +68,8 @@ def wait_or_give_up(error, attempt, url, part):
     time.sleep(int(after) if granted else WAIT)
 
 def read_checked(path, first_bytes, sha256, revisable):
-    """The first bytes of a file, or all. If they are not the text: OSError, file removed."""
+    """The first bytes of a file, or all. If they are not the text: OSError, file removed. (If the
+    sum differs and is revisable, a warning; if none is known, nothing.)"""
     content = path.read_bytes()[:first_bytes]
     found = hashlib.sha256(content).hexdigest()
     page = re.match(rb"(?i)\s*<(!doctype|html)", content)
@@ -88,7 +89,7 @@ def fetch(url, path, first_bytes=None, sha256=None, revisable=False):
     path = Path(path)
     part = path.with_name(path.name + ".part")
     if path.exists() and path.stat().st_size >= (first_bytes or 0):
-        with suppress(OSError):  # a copy that was damaged is fetched anew
+        with suppress(OSError):  # a copy found to be damaged is fetched anew
             return read_checked(path, first_bytes, sha256, revisable)
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, TRIES + 1):
@@ -105,7 +106,7 @@ def fetch(url, path, first_bytes=None, sha256=None, revisable=False):
 def split_stories(text):
     """The stories of a part of TinyStories. What follows the last end of text was cut: dropped."""
     stories = re.split(r"(?m)^<\|endoftext\|>\s*?$", text)[:-1]
-    # Between paragraphs one empty line, as in the published study's text: the file has none.
+    # Between paragraphs an empty line, as in the published study's text: the file has next to none.
     return [re.sub(r"\r?\n\s*", "\n\n", story.strip()) for story in stories if story.strip()]
 
 def load(corpus, folder=None):

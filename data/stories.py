@@ -15,7 +15,7 @@ from random import Random
 #     [now|then|]   one of the alternatives, here one of two words or nothing; they may nest
 #     {thing}       a fact: drawn from its list at first use, then the same all through the story;
 #                   {a thing} puts "a" or "an" before it, a capital ({He}, {A thing}) stays one
-# So "{A pet} [ran|hid]. The {pet} [sneezed|slept]." may become "An owl hid. The owl sneezed."
+# So "{A beast} [ran|hid]. The {beast} [sneezed|slept]." may become "An owl hid. The owl sneezed."
 
 def pick(dice, items):
     """One item. KEEP: random() is the only one of Python's dice promised never to change."""
@@ -28,7 +28,7 @@ def tell(text, facts, lists, dice):
     return re.sub(r"\{([^}]*)\}", lambda hole: tell_fact(hole[1], facts, lists, dice), text)
 
 def tell_fact(hole, facts, lists, dice):
-    """'A pet' -> 'An owl', and whoever asks for 'pet' again gets the same owl."""
+    """'A beast' -> 'An owl', and whoever asks for 'beast' again gets the same owl."""
     *article, key = hole.lower().split()
     if key not in facts:
         facts[key] = tell(pick(dice, lists[key]), facts, lists, dice)
@@ -97,7 +97,8 @@ sad: {His} [shoulders drooped|chin wobbled|cheeks burned|heart sank|throat felt 
 # "# title; names of facts", then lines with semicolons: each a set of facts that belong together,
 # so that nobody loses a pond. The other lines are the story, with / between paragraphs. The cast:
 # {hero} with {he} {him} {his}, and a child {pal} with {he2} {him2} {his2}: one girl and one boy, so
-# "he" and "she" are never in doubt. Add a plot of your own at the end: print 50 and read.
+# "he" and "she" are never in doubt. Add a plot of your own at the end, without a semicolon in the
+# story: print 50 and read. (It changes the text of every run, and the sum that a test knows.)
 PLOTS = """
 # Lost and found; thing; clue; animal; nook; need; swap
 striped scarf; speckled feathers; chicken; in the henhouse; My eggs were shivering; woolen blanket
