@@ -108,7 +108,7 @@ def rm_anova(Y):
     (Olejnik & Algina 2003), partial = SS_effect / (SS_effect + SS_error). f_subject = MS_subject /
     MS_error, icc = (MS_subject - MS_error) / (MS_subject + d MS_error) (McGraw & Wong 1996,
     ICC(C,1)). Example: 54/88, 54/64; f_subject = 12 / 2.5, icc = 9.5 / 17. SS_error 0: F inf, p 0,
-    and if k > 2 epsilons nan. Trap: neighbours in time correlate: p and p_subject are far too small.
+    epsilons nan if k > 2. Trap: neighbours in time correlate: p and p_subject are far too small.
     """
     F, gg, hf = (float(x) for x in f_and_epsilons(Y))
     _, R, (effect, subject, error), exponent = decompose(Y)
@@ -143,7 +143,8 @@ def mauchly(Y):
     chi2 = -(n-1) rho ln W, rho = 1 - (2d^2+d+2) / (6 d (n-1)), p with R's second-order term.
     Example: squares 9 and 1, W = 9 * 1 / 5^2 = 0.36, rho = 0.5, chi2 = 1.02 on 2 df, p = 0.6.
     Trap: with n-1 < d the smallest eigenvalues are 0, so W is 0, whatever the truth: no test,
-    and w, chi2 and p are nan.
+    and w, chi2 and p are nan; with n-1 little above d, p is far too small (21 subjects, 21 levels:
+    some 70 % of spherical tables have p < 0.05).
     """
     _, residual, _, _ = decompose(Y)
     n, k = residual.shape
@@ -228,7 +229,7 @@ def friedman(Y):
     """Do levels differ in rank within subjects? For counts and others far from normal.
     Y (..., n, k) -> Friedman. Ranks r in each row (ties share), their sums R_j: chi2 = (k-1) sum
     (R_j - n(k+1)/2)^2 / (sum r^2 - n k (k+1)^2 / 4) on k-1 df (Friedman 1937; ties: Conover 1999).
-    Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: for few subjects that is rough:
+    Example: R = 3 6 9, chi2 = 2 * 18 / (42 - 36) = 6, p = 0.05. Trap: rough for few subjects:
     of the 6^3 ways to rank 3 rows, 6 do it alike, so the exact p is 6/216 = 0.028.
     """
     level, residual, _, _ = decompose(Y)
@@ -262,10 +263,10 @@ def mixed_model(Y, method="REML"):
     REML, restricted, as in a sample sd: s2 = SS_error / (m d) and lam = SS_subject / m, which
     estimates s2 + k var_subject; so var_subject = (lam - s2) / k; if that is negative, it is 0 and
     s2 = lam = (SS_error + SS_subject) / (m k). SE: sqrt((s2 + var_subject) / n), differences
-    sqrt(2 s2 / n). log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as in lme4. Example:
-    REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29). low, high: Wald
-    95 %. Trap: one SE for all differences (compound symmetry), a normal quantile for few subjects;
-    ML variances are too small by (n-1)/n. s2 = 0: log L inf.
+    sqrt(2 s2 / n). log L = -1/2 [m k (1 + ln 2 pi) + m d ln s2 + m ln lam (+ k ln n if REML)], as
+    in lme4. Example: REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29).
+    low, high: Wald 95 %. Trap: one SE for all differences (compound symmetry), a normal quantile
+    for few subjects; ML variances are too small by (n-1)/n. s2 = 0: log L inf.
     """
     if method not in ("REML", "ML"):
         raise InputError(f'method is "REML" or "ML", not {method!r}')
@@ -400,10 +401,11 @@ def report(r, dv, intervals, notes):
             "Huynh-Feldt", A.epsilon_hf, A.p_hf), ("lower bound", 1 / d, A.p_lower_bound)):
         df = np.minimum(epsilon, 1) * np.array([d, df_error])
         yield f"  {name:18s} epsilon {epsilon:.5f}  df {df[0]:.2f}, {df[1]:.2f}  p = {p:.3g}"
-    yield f"  an estimate of epsilon cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1" + (
+    yield f"  Greenhouse-Geisser's cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1" + (
         "; Huynh-Feldt is unreliable" if r["hf_unreliable"] else "")
     yield "  Mauchly's test: " + (f"undefined, {M.reason}" if not M.defined else (
-        f"W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, p = {M.p:.3g} {M.reason}"))
+        f"W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, p = {M.p:.3g} {M.reason}"
+        + "(far too small where n is little above k)" * (n - 1 < 2 * d)))
     yield "  Friedman's test: chi2({df}) = {chi2:.2f}, p = {p:.3g}".format(**vars(r["friedman"]))
     least = 0 if np.isnan(W.p).all() else np.nanargmin(W.p)
     yield (f"\nNORMAL?  Shapiro-Wilk: smallest p = {W.p[least]:.4f} (interval {intervals[least]}; "
@@ -434,10 +436,12 @@ def ar1(rng, shape, phi):
 # rejection_rates. How many seeds find it 8 times of 10, by each of its three rates? And with
 # ar1(..., 0.9) for the noise?
 def rejection_rates(Y):
-    """Share of studies Y (..., n, k) with p < ALPHA: uncorrected, and corrected by gg and by hf."""
+    """Share of studies Y (..., n, k) with p < ALPHA: uncorrected, corrected by gg and by hf; nan
+    where no p is defined (hf of 2 subjects)."""
     (F, gg, hf), (n, k) = f_and_epsilons(Y), Y.shape[-2:]
-    return [float((scipy_stats.f.sf(F, e * (k - 1), e * (n - 1) * (k - 1)) < ALPHA).mean())
-            for e in (1, gg, np.minimum(hf, 1))]
+    all_p = [scipy_stats.f.sf(F, e * (k - 1), e * (n - 1) * (k - 1))
+             for e in (1, gg, np.minimum(hf, 1))]
+    return [math.nan if np.isnan(p).all() else float((p < ALPHA).mean()) for p in all_p]
 
 def lesson(n=6, k=21, n_studies=2000):
     """Two traps, shown on random numbers without any effect, as lines for a reader."""

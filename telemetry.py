@@ -348,13 +348,20 @@ def figures(run):
 
 # ---------------------------------------------------------------- the tests of a run
 
-def stability(measures, w):
-    """name -> (..., n, k') for RQ1: the stability measures at the intervals whose window is free
-    of the first drop; volatility also at intervals whose windows do not overlap."""
-    matrices = {"volatility without the first drop": measures["volatility"][..., w + 1 :],
-                "volatility, windows that do not overlap": measures["volatility"][..., 2 * w :: w]}
+def stability(measures, w, best):
+    """name -> (..., n, k') for RQ1: the stability measures at the intervals whose w changes all
+    come after the turn, the interval with index `best`; volatility also where their windows do not
+    overlap. Trap: while a window holds a part of the descent, its volatility is the descent's.
+    Where the turn comes too late for two such intervals: all from w+1 on."""
+    k = measures["volatility"].shape[-1]
+    late = max(best, 1) + w > k - 2
+    start = w + 1 if late else max(best, 1) + w
+    last = start + (k - 1 - start) % w  # from here by steps of w to the last interval
+    matrices = {"volatility without the first drop" if late else "volatility after the turn":
+                measures["volatility"][..., start:],
+                "volatility, windows that do not overlap": measures["volatility"][..., last::w]}
     for name in ("backslide_frequency", "spike_rate", "spike_rate_corrected"):
-        matrices[name.replace("_", " ")] = measures[name][..., w + 1 :]
+        matrices[name.replace("_", " ")] = measures[name][..., start:]
     return {name: Y for name, Y in matrices.items() if Y.shape[-1] >= 2}
 
 def statistic(name, Y):
@@ -363,21 +370,25 @@ def statistic(name, Y):
 
 def tested(loss, measures, w):
     """name -> matrix: the variables of the repeated-measures ANOVA, with their ablations."""
-    return {"validation loss": loss, "validation loss without interval 0": loss[:, 1:],
-            "perplexity": np.exp(np.minimum(loss, 300)),
-            "volatility": measures["volatility"][:, 2:],
-            **{name: Y for name, Y in stability(measures, w).items() if "volatility" in name}}
+    volatility, best = measures["volatility"], int(loss.mean(0).argmin())
+    matrices = {"validation loss": loss, "validation loss without interval 0": loss[:, 1:],
+                "perplexity": np.exp(np.minimum(loss, 300)), "volatility": volatility[:, 2:],
+                "volatility without the first drop": volatility[:, w + 1 :]} | {
+        name: Y for name, Y in stability(measures, w, best).items() if "volatility" in name}
+    return {name: Y for name, Y in matrices.items() if Y.shape[1] >= 2}
 
 def planned(run):
     """The tests of chance (interval 0) against the minimum and of the minimum against the end.
 
-    The minimum is chosen on one half of the validation windows and tested on the other, which is
-    not flattered by the choice. Trap: ups and downs that all seeds share are in both halves; audit
-    line 7 says how often those alone reject."""
+    The minimum is chosen on every second block of validation windows (a 16th of them each, since
+    neighbours are alike) and tested on the others, which were not chosen for being low. Trap: ups
+    and downs of the training, of one seed or of all, are in both; audit line 7 says how often those
+    alone reject."""
     choose = test = run.loss
-    if run.windows is not None:  # the first half and the second: neighbours share stories
-        half = run.windows.shape[-1] // 2
-        choose, test = run.windows[..., :half].mean(-1), run.windows[..., half:].mean(-1)
+    if run.windows is not None:
+        n_windows = run.windows.shape[-1]
+        half = np.arange(n_windows) // max(1, n_windows // 16) % 2 == 0
+        choose, test = run.windows[..., half].mean(-1), run.windows[..., ~half].mean(-1)
     best, last = int(choose.mean(0).argmin()), run.loss.shape[1] - 1
     return stats.pairwise_tests(test, [(a, b) for a, b in ((0, best), (best, last)) if a != b])
 
@@ -418,8 +429,8 @@ def recurrence(epochs):
 def returning(wave, lag):
     """How much of the mean of the waves (n, m) depends on the place in the text? Its points i, i +
     lag, i + 2 lag ... fall at one place: the share of the variance that lies between these groups
-    (eta squared). Independent noise has a little less than (lag - 1) / (m - 4). nan if no place
-    returns (lag 0)."""
+    (eta squared). Independent noise has (lag - 1) / (m - 4) or a little less; of 16 points at lag 3
+    that is 0.16, and one study in 20 has more than 0.44. nan if no place returns (lag 0)."""
     mean = wave.mean(0)
     if not lag or len(mean) < 2 * lag:
         return math.nan
@@ -444,10 +455,22 @@ def patience_costs(loss):
         said.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
     return "; of ".join(said)
 
-def over_time(x):
-    """Correlation of the rows of x (n, m) with themselves one interval later: the phi of AR(1).
-    Trap: in rows whose mean was taken off it comes out too small, by about (1 + 3 phi) / m."""
-    return float(np.clip((x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300), -0.99, 0.99))
+def less_line(d):
+    """The rows of d (n, m), each less its own straight line. A loss that turns, or falls ever more
+    slowly, has changes with a trend, which all seeds share and which is no noise."""
+    t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
+    d = d - d.mean(1, keepdims=True)
+    return d - np.outer(d @ t, t) / max(t @ t, 1)
+
+def over_time(x, lines=False):
+    """The phi of AR(1): how the rows of x (n, m) correlate with themselves one interval later.
+
+    m-1 products over m squares: hence m / (m-1). A line taken off each row (lines) makes the ratio
+    too small by (2 + 4 phi) / m, which is given back. (test_all.py tries both.) Trap: so does a
+    mean taken off, by (1 + 3 phi) / m, which is not."""
+    m, ratio = x.shape[1], (x[:, 1:] * x[:, :-1]).sum() / max((x**2).sum(), 1e-300)
+    phi = (m * ratio + 2) / (m - 4) if lines and m > 6 else m * ratio / max(m - 1, 1)
+    return float(np.clip(phi, -0.99, 0.99))
 
 def flat_curves(rng, shape, size, rho, phi):
     """Losses (n_studies, n, k) that go nowhere: their changes have the sd `size` and correlate phi
@@ -468,8 +491,9 @@ def rises_found(loss):
 def false_positives(run, n_studies=2000):
     """How often do the tests reject in studies like this one in which nothing happens?
 
-    Stability, and the end against the minimum: flat curves, whose changes have this run's size and
-    its correlations over time and between seeds (in a second set, none between seeds). Seeds:
+    Stability, and the end against the minimum: flat curves, whose changes have the size of this
+    run's after the turn, less each seed's straight line, and their correlations over time and
+    between seeds (in a second set, none between seeds). Seeds:
     deviations from the interval means, correlated over time as in this run, with the seed's own
     mean taken off (too little, if nothing happens) and not (too much, if something does).
     Returns a dict: the correlations, the rates of rejection, and p of each name of `stability`, of
@@ -478,24 +502,23 @@ def false_positives(run, n_studies=2000):
     p_of = lambda simulated, seen: math.nan if math.isnan(seen) else float(
         (1 + (simulated >= seen).sum()) / (1 + len(simulated)))
     (n, k), d, rng = run.loss.shape, run.fluctuations, np.random.default_rng(1)
-    where = "here"
+    where = "after the turn"
     if math.isnan(in_common(d)):  # the loss turned late or never
-        where, d = "in the last half, less its trend", run.measures["change"][:, 1 + k // 2 :]
-        # A loss that still falls, ever more slowly, has changes that rise: a trend that all seeds
-        # share and that is no noise. Off with the straight line through each seed's changes.
-        t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
-        d = d - np.outer(d @ t, t) / max(t @ t, 1)
-    shared, phi = in_common(d), over_time(d - d.mean(1, keepdims=True))
+        where, d = "in the last half", run.measures["change"][:, 1 + k // 2 :]
+    d = less_line(d)
+    shared, phi = in_common(d), over_time(d, lines=True)
+    size = math.sqrt((d**2).sum() / (n * max(d.shape[1] - 2, 1)))  # sd; a line has two constants
     shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k  # fewer studies of large tables
     alike = 0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99)
-    flat = [flat_curves(rng, shape, d.std(), rho, phi) for rho in (alike, 0.0)]
+    flat = [flat_curves(rng, shape, size, rho, phi) for rho in (alike, 0.0)]
     (share, rises), (share_alone, _) = map(rises_found, flat)
-    null = [stability(derive(loss, *map(run.config.get, RULES)), run.window) for loss in flat]
+    null = [stability(derive(loss, *map(run.config.get, RULES)), run.window, run.best)
+            for loss in flat]
     found = {"n": shape[0], "shared": shared, "where": where, "phis": [], "seed": [],
              "rates": [stats.rejection_rates(next(iter(each.values()))) for each in null if each],
              "rises": [share, share_alone],
              "p": {name: p_of(statistic(name, null[0][name]), statistic(name, Y))
-                   for name, Y in stability(run.measures, run.window).items()}}
+                   for name, Y in stability(run.measures, run.window, run.best).items()}}
     found["p"]["rise"] = p_of(rises, run.mean[-1] - run.mean.min())
     deviation = run.loss - run.mean
     for x in (deviation - deviation.mean(1, keepdims=True), deviation):
@@ -518,16 +541,27 @@ def audit_epochs(run):
         at first, {number(train[best])} there, {train[-1]:.4g} at the end{after}."""
 
 def audit_precision(run):
-    c, rises = run.config, run.measures["backslide"] == 1
-    small = rises & (run.measures["change"] < 2 * run.change_se)
+    c, rises, error = run.config, run.measures["backslide"] == 1, run.change_se
+    alike = "Windows resemble their neighbours, so true errors are larger."
+    if run.windows is not None:
+        size = max(1, run.windows.shape[-1] // 32)
+        blocks = run.windows[..., : run.windows.shape[-1] // size * size].reshape(
+            *run.loss.shape, -1, size).mean(-1)
+        of_blocks = lambda x: x.std(-1, ddof=1) / math.sqrt(x.shape[-1])
+        error = np.insert(of_blocks(np.diff(blocks, axis=1)), 0, np.nan, axis=1)
+        alike = f"""But windows resemble their neighbours. With every {size} in a row as one
+            observation the errors are {np.median(of_blocks(blocks)):.3f} and
+            {np.nanmedian(error):.3f}; for text of another kind none of these holds."""
+    small = rises & (run.measures["change"] < 2 * error)
     return f"""Each validation loss rests on {c['valid_windows'] * c['block_size']:,d} tokens. Its
         standard error over {c['valid_windows']} windows is about {np.median(run.se):.3f} nats, that
-        of a change on the same windows {np.nanmedian(run.change_se):.3f}. Of {rises.sum()}
-        backslides {small.sum()} are smaller than two standard errors of the change, perhaps
-        accidents of the windows. Where windows share a story, true errors are somewhat larger."""
+        of a change on the same windows {np.nanmedian(run.change_se):.3f}. {alike} Of {rises.sum()}
+        backslides {small.sum()} are smaller than two such errors of the change, perhaps accidents
+        of the windows."""
 
 def audit_common(run):
     shared, again = in_common(run.fluctuations), recurrence(run.epochs)
+    less = in_common(less_line(run.fluctuations)) if shared == shared else shared
     where = "Each seed read the text in an order of its own."
     if run.config["seed_decides"] == "order":  # a class exercise
         where = "All seeds read the text in one shuffled order."
@@ -537,8 +571,9 @@ def audit_common(run):
         where += f", and every {again} intervals at nearly the same place." if again else "."
     if math.isnan(shared):
         return f"The loss turned too late, if at all, to see what fluctuations share. {where}"
-    return f"""After the turn, the changes of two seeds correlate {number(shared)} on average; what
-        they share is not the seed's doing. {where}"""
+    return f"""After the turn, the changes of two seeds correlate {number(shared)} on average, and
+        {number(less)} less each seed's straight line; what they share is not the seed's doing.
+        {where}"""
 
 def audit_rules(run):
     c, volatility = run.config, run.measures["volatility"][:, 2:]
@@ -556,9 +591,9 @@ def audit_sphericity(run):
     test = f"exists: p = {number(m.p)}" if m.defined else f"does not exist: {m.reason}"
     few = "; with fewer seeds than intervals Huynh-Feldt is unreliable" * (n < k)
     return f"""Mauchly's test {test}. The residuals of {n} seeds span {min(n, k) - 1} of the {k - 1}
-        directions in which {k} intervals can differ: epsilon is estimated at
-        {min(1, (n - 1) / (k - 1)):.3f} or less, whatever the truth{few}. Read that of
-        Greenhouse and Geisser."""
+        directions in which {k} intervals can differ: Greenhouse and Geisser estimate epsilon at
+        {min(1, (n - 1) / (k - 1)):.3f} or less, whatever the truth{few}. Theirs is the one to
+        read."""
 
 def audit_ablations(run):
     F = [f"{name}: F = {number(r['anova'].f)}" for name, r in run.results.items()]
@@ -568,9 +603,10 @@ def audit_ablations(run):
 def audit_false_positives(run):
     s, volatility = run.simulated, ""
     if s["rates"]:
-        alike, alone = (" / ".join(f"{rate:.0%}" for rate in rates) for rates in s["rates"])
+        alike, alone = (" / ".join("–" if rate != rate else f"{rate:.0%}" for rate in rates)
+                        for rates in s["rates"])
         here = "" if math.isnan(s["shared"]) else f"""{alike} if the changes of seeds correlate
-            {s['shared']:.2f} as {s['where']}, and in """
+            {s['shared']:.2f} as {s['where']}, each less its straight line, and in """
         volatility = f"""a change of volatility in {here}{alone} if seeds are independent
             (uncorrected / Greenhouse-Geisser / Huynh-Feldt), and """
     return f"""In {s['n']} simulated studies without any effect, tests at 5 % find {volatility}a
@@ -607,9 +643,9 @@ def verdict(yes, name):
 
 def answer_stability(run):
     """RQ1, by p values from the simulation, Bonferroni over the measures."""
-    measures, differ = stability(run.measures, run.window), []
-    whole = number(run.results["volatility"]["anova"].f)
-    said = [f"volatility of all intervals, the first drop with it: F = {whole}"]
+    measures, differ = stability(run.measures, run.window, run.best), []
+    w, F = run.window, run.results["volatility"]["anova"].f
+    said = [f"volatility of all intervals, with the descent in its windows: F = {number(F)}"]
     for name, Y in measures.items():
         value, p = statistic(name, Y), run.simulated["p"][name]
         adjusted, sign = min(1.0, len(measures) * p), "F" if "volatility" in name else "chi2"
@@ -618,11 +654,14 @@ def answer_stability(run):
         said.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
                     f"{number(value)}, p = {number(adjusted)} (give or take {error:.2g})")
         differ += [name] if adjusted < stats.ALPHA else []
-    bend = derive(run.mean[None], *map(run.config.get, RULES))["volatility"][0, run.window + 1 :]
-    if len(bend):
-        said.append(f"of the mean curve alone volatility goes from {number(bend[0])} to "
-                    f"{number(bend[-1])}: so much is the curve's bend, not noise")
-    result = verdict(differ, "H01") + (f" ({'; '.join(differ)})" if differ else "")
+    alike = derive(run.mean[None], *map(run.config.get, RULES))["volatility"][0, w + 1 :]
+    if len(alike):
+        said.append(f"from interval {run.intervals[w + 1]} on volatility goes from "
+                    f"{number(run.measures['volatility'][:, w + 1].mean())} to "
+                    f"{number(run.measures['volatility'][:, -1].mean())}, that of the mean curve "
+                    f"from {number(alike[0])} to {number(alike[-1])}: so much have all in common")
+    when = "; ".join(differ) or "after the turn" * any("turn" in name for name in measures)
+    result = verdict(differ, "H01") + f" ({when})" * bool(when)
     return Answer(
         "RQ1. Do stability measures differ across training?", "H01: they do not",
         "volatility, backslide frequency, spike rate",
@@ -640,9 +679,9 @@ def answer_seeds(run):
         verdict(p < stats.ALPHA, "H02") + f" (by their mean height{apart})",
         f"""mean height: F = {number(anova.f_subject)}, p = {number(p)} (by the simulation of audit
         line 7); ICC(C,1) = {number(anova.icc)}; standard deviation between seeds {sd.sd[0]:.4f}
-        (95 %: {sd.low[0]:.4f} to {sd.high[0]:.4f}) at the start, {sd.sd[-1]:.4f} ({sd.low[-1]:.4f}
-        to {sd.high[-1]:.4f}) at the end. The test sees a constant distance between curves; if they
-        fan out, these two intervals do not meet.""",
+        (95 %: {sd.low[0]:.4f} to {sd.high[0]:.4f}) before training, {sd.sd[-1]:.4f}
+        ({sd.low[-1]:.4f} to {sd.high[-1]:.4f}) at the end. The test sees a constant distance
+        between curves; that they end further apart is shown only if these two do not meet.""",
         "3, 7, 8", "descriptive evidence only")
 
 def answer_shape(run):
@@ -652,7 +691,7 @@ def answer_shape(run):
     # Minimum minus end. (If the end is the minimum there is only interval 0 minus it, above 0.)
     rises = last_difference < 0 and max(last_p, simulated) < stats.ALPHA
     said = [f"interval {pair}: {d:.3f} nats, p = {number(p)}" for pair, d, _, p, _ in rows]
-    half = "the same" if run.windows is None else "the other half of the"
+    half = "the same" if run.windows is None else "another half of the"
     return Answer(
         "RQ3. Is learning non-monotonic?", "H03: the loss never rises again", "validation loss",
         verdict(rises, "H03"), f"""{'; '.join(said)} (Bonferroni). The minimum was chosen on {half}
@@ -735,7 +774,7 @@ def tests_section(run):
         a, least = r["anova"], np.fmin.reduce(r["shapiro"].p)
         rows.append([name, f"{a.df_effect}, {a.df_error}", a.f, a.p, a.epsilon_gg, a.p_gg, a.p_hf,
                      a.eta_sq_generalized, least, r["shapiro_residuals"].p])
-        labels = run.intervals[2 * w :: w] if "overlap" in name else run.intervals[-r["n_levels"] :]
+        labels = run.intervals[:: -w if "overlap" in name else -1][: r["n_levels"]][::-1]
         text = "\n".join(stats.report(r, name, labels, []))
         details += (f"<details{' open' * (not details)}><summary>{name}</summary>"
                     f"<pre>{html.escape(text)}</pre></details>\n")
@@ -743,7 +782,7 @@ def tests_section(run):
     few = [[kind, *row] for kind, t in (("planned", planned(run)), ("adjacent", adjacent))
            for row in contrasts(t, run.intervals)]
     counts = [[name, *vars(stats.friedman(Y)).values()] for name, Y in stability(
-        run.measures, w).items() if "volatility" not in name]
+        run.measures, w, run.best).items() if "volatility" not in name]
     return "".join([
         paragraphs("""Seeds are the subjects, intervals the levels. Read p GG (Greenhouse-Geisser),
             which allows for differences of unequal variance. Shapiro-Wilk: the least p of all
@@ -846,8 +885,15 @@ def write_report(folder):
 
 # ---------------------------------------------------------------- runs side by side
 
-# n seeds, (k), (k), (n, k), (n, k) bits a byte, and (n, k) loss on the published study's windows
-Curves = namedtuple("Curves", "seeds tokens epochs loss bits published")
+# n seeds, (k), (k), (n, k), (n, k) bits a byte, (n, k) loss on the published study's windows, and
+# (n, k, PARTS) loss in equal parts of the validation windows; nan where there is none
+Curves = namedtuple("Curves", "seeds tokens epochs loss bits published parts")
+PARTS = 8  # neighbours are in one part, so that each is of one kind of text, if there are kinds
+
+def in_parts(windows):
+    """Losses of windows (n, k, n_windows) -> (n, k, PARTS), the means of neighbouring ones."""
+    size = windows.shape[-1] // PARTS
+    return windows[..., : size * PARTS].reshape(*windows.shape[:2], PARTS, size).mean(-1)
 
 def read_curves(folder):
     """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
@@ -863,7 +909,11 @@ def read_curves(folder):
         cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 5)
         if k < 2 or not np.isfinite(cube[..., :3]).all() or (cube[..., 0] != cube[0, :, 0]).any():
             raise ValueError("fewer than 2 intervals, or different ones")
-    return Curves(list(seeds), *cube[0, :, :2].T, *np.moveaxis(cube[..., 2:], -1, 0))
+        parts, files = np.full((*cube.shape[:2], PARTS), np.nan), [
+            folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
+        if all(file.exists() for file in files):
+            parts = in_parts(np.stack([np.load(file)[:k] for file in files]))
+    return Curves(list(seeds), *cube[0, :, :2].T, *np.moveaxis(cube[..., 2:], -1, 0), parts)
 
 def of_shared_seeds(all_curves):
     """The same curves, but of the seeds alone that all have. (None: those are without any.)"""
@@ -879,19 +929,24 @@ def after_turn(*losses):
 
 def character(curves, start):
     """name -> number: what is compared between runs, of their waves from interval `start` on."""
-    _, tokens, epochs, loss, bits, _ = curves
+    _, tokens, epochs, loss, bits, _, parts = curves
     mean, best = loss.mean(0), int(loss.mean(0).argmin())
     found = {"lowest mean loss (nats)": mean[best],
              **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
              "at million tokens": tokens[best] / 1e6,
              "at epoch": epochs[best], "rise from there to the end": mean[-1] - mean[best]}
     if len(mean) > start + 5:  # else too short for more
-        wave = waves(loss[:, start:])
         found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
-                  "volatility (5 changes), from interval 6": derive(loss)[
-                      "volatility"][:, 6:].mean(),
-                  "waves: their size (nats)": wave.std(), "waves: in common": in_common(wave),
-                  "waves: share that returns with the place": returning(wave, recurrence(epochs))}
+                  f"volatility (5 changes), from interval {start + 4}": derive(loss)[
+                      "volatility"][:, start + 4 :].mean()}
+        for name, several in (("waves", [loss]), ("in parts", [] if parts is None else (
+                parts.transpose(2, 0, 1)))):  # (in parts: means over parts)
+            each = [waves(Y[:, start:]) for Y in several if np.isfinite(Y).all()]
+            found |= {f"{name}: {what}": np.mean(x) for what, x in (
+                ("their size (nats)", [w.std() for w in each]),
+                ("in common", [in_common(w) for w in each]),
+                ("share that returns with the place", [
+                    returning(w, recurrence(epochs)) for w in each])) if each}
     if len(loss) > 1:
         spread = loss.std(0, ddof=1)
         found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
@@ -943,6 +998,7 @@ def beside_published(run):
                          "training tokens (millions)", "mean validation loss (nats)",
                          run.epochs[-1] / x[-1])
     agree, easy = np.corrcoef(np.diff(a)[5:], np.diff(b)[5:])[0, 1], (wide - b)[1:]
+    kinds = "" if run.windows is None else in_kinds(run, start)
     return paragraphs(f"""On the same 16 windows our mean differs from the published one by
         {np.abs(b - a).mean():.3f} nats on average over the {len(a)} intervals; ours is
         lowest at interval {run.intervals[b.argmin()]}, theirs at {run.intervals[a.argmin()]};
@@ -951,8 +1007,26 @@ def beside_published(run):
         ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
-            [Curves(run.seeds, run.tokens, run.epochs, Y, None, None) for Y in three.values()],
-            start)), drawing
+            [Curves(run.seeds, run.tokens, run.epochs, Y, None, None, None)
+             for Y in three.values()], start)) + kinds, drawing
+
+def in_kinds(run, start):
+    """HTML: the waves in each part of the validation windows, and what of them is left in all."""
+    parts, again, rows = in_parts(run.windows), recurrence(run.epochs), []
+    each = [waves(parts[:, start:, j]) for j in range(PARTS)]
+    for j, wave in enumerate(each):
+        Y = parts[..., j].mean(0)
+        rows.append([j + 1, Y.min(), Y[-1] - Y.min(), wave.std(), in_common(wave),
+                     returning(wave, again)])
+    means = np.array([wave.mean(0) for wave in each])  # (PARTS, m)
+    size, pairs = lambda x: math.sqrt((x**2).mean()), np.corrcoef(means)[np.triu_indices(PARTS, 1)]
+    return paragraphs(f"""The same in {PARTS} equal parts of the {run.windows.shape[-1]:,d} windows,
+        neighbours together. The waves of the mean curve have the size {size(means):.3f} in a part
+        and {size(means.mean(0)):.3f} in all; between two parts they correlate {pairs.min():.2f} to
+        {pairs.max():.2f}: where text of different kinds rises and falls in turn, a mean over all
+        hides it.""") + (
+        table(["part", "lowest mean loss", "rise to the end", "waves: size", "in common",
+               "returns with the place"], rows))
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
@@ -962,10 +1036,11 @@ def interaction(runs, start):
     if not A.seeds or len(A.tokens) <= start + 5 or not np.array_equal(A.tokens, B.tokens):
         return [f"{one} and {two} are not tested against each other: that takes seeds that both "
                 f"have, and the same intervals, {start + 6} or more."]
+    stack = lambda X: X.parts.transpose(0, 2, 1).reshape(-1, len(X.tokens))  # (n PARTS, k)
     alike = [np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
-             for losses in ((A.loss, B.loss), (A.published, B.published))]
-    said = [f"Waves of one seed in {one} and in {two}: correlation {number(alike[0])}"
-            + f" (on the published windows {number(alike[1])})" * (not math.isnan(alike[1]))]
+             for losses in ((A.loss, B.loss), (A.published, B.published), (stack(A), stack(B)))]
+    said = [f"Waves of one seed in {one} and in {two}: correlation {number(alike[0])}; on the "
+            f"published windows {number(alike[1])}; in parts of the windows {number(alike[2])}"]
     if len(A.seeds) < 2:
         return [*said, f"{one} and {two} have one seed in common: described, not tested."]
     a = stats.rm_anova((A.loss - B.loss)[:, 1:])
@@ -998,7 +1073,8 @@ def compare(folders):
     rows = side_by_side(runs.values(), start)
     if all(np.isfinite(run.published).all() for run in runs.values()):
         rows += [["On the published study's windows", *names], *side_by_side(
-            [run._replace(loss=run.published, bits=None) for run in runs.values()], start)]
+            [run._replace(loss=run.published, bits=None, parts=None) for run in runs.values()],
+            start)]
     write_csv(f"{stem}.csv", ["", *names], rows)
     shown = [[f"From interval {start} on, where it says no more", *names],
              *([cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows)]

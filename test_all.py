@@ -673,31 +673,40 @@ def test_telemetry_audit_of_the_published_study():
     """The audit finds, from the numbers alone, what is known to weaken the published study."""
     run = published_run()
     lines = [" ".join(line(run).split()) for line in telemetry.AUDIT]
-    known = (["46.7 times", "9.3"], ["131,072 tokens", "slides 11 are"], ["0.77", "every 3"],
-             ["can never fire", "29 of 114"], ["does not exist", "0.250"],
-             ["F = 1.003e+04", "F = 1216", "F = 45.86", "F = 1.718"],
-             ["2000 simulated", "volatility in 9"], ["initial weights. ", "the order of"],
+    known = (["46.7 times", "9.3"], ["131,072 tokens", "slides 11 are"],
+             ["0.774 on", "0.7423 less", "every 3"], ["can never fire", "29 of 114"],
+             ["does not exist", "0.250"],
+             ["F = 1.003e+04", "F = 1216", "F = 45.86", "turn: F = 1.2;", "F = 1.718"],
+             ["2000 simulated", "volatility in 90%"], ["initial weights. ", "the order of"],
              ["interval 4", "80% of the compute came", "2.800 to 3.901"])
     for line, words in zip(lines, known):
         assert all(word in line for word in words), line
     found = run.simulated
     (plain, gg, _), (_, gg_alone, _) = found["rates"]
-    assert 0.93 < plain < 0.98 and 0.76 < gg < 0.84 and gg_alone < 0.06
+    assert 0.86 < plain < 0.94 and 0.6 < gg < 0.73 and gg_alone < 0.06
     assert 0.22 < found["seed"][0] < 0.34 and 0.5 < found["seed"][1] < 0.64
     rises = found["rises"]  # some 60 % with shared noise
     assert 0.5 < rises[0] < 0.7 and rises[1] < 0.1, rises
+    flat = telemetry.flat_curves(np.random.default_rng(0), (1000, 6, 21), 0.074, 0.77, -0.18)
+    volatility = telemetry.derive(flat)["volatility"][..., 6:]  # a first drop only leaves this out
+    plain, gg, _ = stats.rejection_rates(volatility)
+    assert 0.93 < plain < 0.98 and 0.75 < gg < 0.85, (plain, gg)
     named = re.findall(r"p = [0-9.]+ \(interval (\d+);", telemetry.tests_section(run))
     assert named[0] == "1" and named[-1] in ("10", "15", "20"), named  # the true intervals
     verdicts = [answer.verdict.split(" H0")[0] for answer in run.answers]
-    # (RQ1 has p = .047 give or take .011: no test should hang on that.)
-    assert verdicts[1:] == ["reject", "reject", "fail to reject"], run.answers
+    assert verdicts == ["fail to reject", "reject", "reject", "fail to reject"], run.answers
     run.config["seed_decides"] = "weights+order"
     assert "weights and the order" in telemetry.audit_seed(run)
+    # 32 blocks of 2 windows that are copies: the true error is sqrt(2) times the naive one.
+    run.windows = np.repeat(np.random.default_rng(0).normal(size=(6, 21, 32)), 2, axis=-1)
+    error = np.median(run.windows.std(-1, ddof=1)) / 8 * math.sqrt(2 * 63 / 62)
+    assert f"observation the errors are {error:.3f} and" in " ".join(
+        telemetry.audit_precision(run).split())
 
 def test_telemetry_verdicts_can_go_both_ways():
     """RQ2 to RQ4 say yes to planted curves and no to others; RQ3's minimum comes from one half of
-    the windows, its test from the other. RQ1 says yes to few of 40 studies in which nothing happens
-    but changes that the seeds have in common."""
+    the windows, its test from the other. RQ1 says yes to changes that grow after the turn, and to
+    few of 40 studies with a descent and then changes of one size, which the seeds share."""
     run, rng, t = published_run(), np.random.default_rng(0), np.arange(21)
     noise = 0.001 * rng.normal(size=(6, 21))
     falls, zigzag = 3 + 4 * np.exp(-t / 6) + noise, 3 - 0.1 * t + 0.3 * (t % 2) + noise
@@ -709,24 +718,49 @@ def test_telemetry_verdicts_can_go_both_ways():
             asked = replace(run, loss=loss, measures=telemetry.derive(loss))
             assert answer(asked).verdict.startswith(verdict), answer
     windows = np.repeat(falls[..., None] + 2, 4, axis=-1)
-    windows[:, 4, :2] -= 5
-    windows[:, 9, 2:] -= 9
+    windows[:, 4, ::2] -= 5
+    windows[:, 9, 1::2] -= 9
     q = telemetry.planned(replace(run, loss=windows.mean(-1), windows=windows))
     assert list(zip(q.a, q.b)) == [(0, 4), (4, 20)]
-    same(q.mean_diff, (windows[:, q.a, 2:] - windows[:, q.b, 2:]).mean((0, 2)))
+    same(q.mean_diff, (windows[:, q.a, 1::2] - windows[:, q.b, 1::2]).mean((0, 2)))
     assert telemetry.contrasts(q, "abcdefghijklmnopqrstu")[1][:2] == ["e minus u", q.mean_diff[1]]
-    rejected, rises, losses, rng = 0, [], [], np.random.default_rng(8)
-    for _ in range(40):
-        shared = rng.normal(size=(1, 21)) + 0.5 * rng.normal(size=(6, 21))
-        loss = 0.05 * shared.cumsum(1) + 5 * (t == 0)  # a first drop, then flat
+    blocks = np.zeros((6, 21, 64))  # of 64 windows every second block of 4
+    blocks[:, 7, (np.arange(64) // 4) % 2 == 0] = -1
+    assert telemetry.planned(replace(run, windows=blocks)).a.tolist() == [0, 7]
+    descent, rejected, rises, losses = run.mean[:5] - run.mean[4], 0, [], []
+    for i in range(50):
+        rng = np.random.default_rng(i)
+        changes = 0.03 * (rng.normal(size=(1, 21)) + 0.5 * rng.normal(size=(6, 21)))
+        if i >= 40:  # the last ten grow, and each seed goes its own way
+            changes = 0.01 * rng.normal(size=(6, 21)) * np.where(t > 12, 20, 1)
+        loss = 3 + 0.05 * (t - 4) + changes.cumsum(1)
+        loss[:, :5] = 3 + descent + 0.001 * rng.normal(size=(6, 5))
         study = replace(run, loss=loss, measures=telemetry.derive(loss))
-        study.simulated = telemetry.false_positives(study, 200)
-        rejected += telemetry.answer_stability(study).verdict.startswith("reject")
+        study.simulated = telemetry.false_positives(study, 1000 if i >= 40 else 200)
+        verdict = telemetry.answer_stability(study).verdict
+        if i >= 40:
+            assert verdict.startswith("reject H01 (volatility after the turn"), verdict
+            continue
+        rejected += verdict.startswith("reject")
         t_test = telemetry.planned(study)
         rises.append(t_test.mean_diff[-1] < 0 and t_test.p_adjusted[-1] < stats.ALPHA)
         losses.append(loss)
     assert rejected <= 5, rejected
     assert telemetry.rises_found(np.array(losses))[0] == np.mean(rises) > 0
+
+def test_telemetry_correlation_over_time_is_found_again():
+    """AR(1) rows of a known phi: estimated without bias, a straight line taken off each or not;
+    and less_line takes off any line and nothing else."""
+    rng, m = np.random.default_rng(2), 15
+    for phi in (-0.3, 0.0, 0.5):
+        x = stats.ar1(rng, (1500, 6, m), phi)
+        drift = x + rng.normal(size=(1500, 6, 1)) * np.arange(m) + 7
+        plain = np.mean([telemetry.over_time(rows) for rows in x])
+        lines = np.mean([telemetry.over_time(telemetry.less_line(rows), lines=True)
+                         for rows in drift])
+        assert abs(plain - phi) < 0.03 and abs(lines - phi) < 0.03, (phi, plain, lines)
+    wave = np.tile([1.0, -1, -1, 1], (2, 4))  # has no line in it
+    same(telemetry.less_line(wave + 3 * np.arange(16) + 5), wave, 1e-9)
 
 def test_telemetry_every_third_measurement_returns_to_its_place():
     """The published waves: of all 16, those at intervals 7, 10, ... 19 alone lie below at their
@@ -754,6 +788,12 @@ def test_telemetry_compares_runs_whole_or_not():
         tokenizer.write_csv(at / path / "metrics.csv", header, [
             [s, t, one.tokens[t], one.epochs[t], y, y / 2, one.loss[0, t]]
             for s, row in zip(one.seeds, losses) for t, y in enumerate(row)])
+    kind = np.where(np.arange(16) // 2 % 2, 50, -50)  # 8 parts, whose waves cancel in the mean
+    for seed, row, other in zip(one.seeds, one.loss, Z):
+        for path, loss in (("one", row), ("two", other)):
+            (at / path / f"seed_{seed}").mkdir()
+            np.save(at / path / f"seed_{seed}" / "val_windows.npy",
+                    loss[:, None] + np.outer(t % 3 == 1, kind))
     lines = telemetry.compare([at / "two", at / "one"])
     a = stats.rm_anova((Z - one.loss)[:, 1:])
     assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
@@ -767,7 +807,12 @@ def test_telemetry_compares_runs_whole_or_not():
     same_first = [np.corrcoef(waves[1][[0, i]])[0, 1] for i in range(6)]
     for r in (np.mean(pairs), np.mean(same_first)):  # (on the published windows two repeats seed 1)
         assert f" {telemetry.number(r)}" in lines[-3], (lines[-3], r)
+    assert float(re.search("in parts of the windows (.*)", lines[-3])[1]) > 0.99
     table = list(csv.reader(open(at / "two" / "compared_with_one.csv", encoding="utf-8")))
+    (size, *_), (common, *_), (place, *_) = ([float(x) for x in row[1:]] for row in table
+                                             if row[0].startswith("in parts"))
+    planted = telemetry.waves(50.0 * (t % 3 == 1)[None, 5:])
+    assert abs(size / planted.std() - 1) < 0.01 and min(common, place) > 0.97, (size, place)
     assert table[0] == ["", "two", "one"] and "volatility" in table[7][0]
     at_16 = next(i for i, row in enumerate(table) if row[0].startswith("On the published"))
     lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
@@ -791,6 +836,13 @@ def test_telemetry_beside_the_published_study():
     assert "correlate 1.00" in text and "lowest at interval 4" in text and "same 16" in drawing
     assert text.count("<tr>") == 22 + 12 and text.count("<td class=n>0.25</td>") == 21
     assert telemetry.beside_published(published_run()) == ("", None)
+    wave = np.resize([0.2, -0.1, -0.1], 21)  # planted: two kinds of text that rise in turn
+    windows = np.stack([wave, -wave] * 4, axis=-1) + np.zeros((6, 21, 8))
+    text = " ".join(telemetry.in_kinds(replace(published_run(), windows=windows), 5).split())
+    size = telemetry.waves(wave[None, 5:]).std()
+    assert f"size {size:.3f} in a part and 0.000 in all" in text, text
+    assert "they correlate -1.00 to 1.00: where" in text
+    assert text.count(f"<td class=n>{size:.4g}</td>") == 8
 
 def test_telemetry_ladder_tests_planted_claims():
     """Of rungs with planted losses, each read off its curve at the cost of the cheapest, a planted
@@ -984,6 +1036,8 @@ def test_stats_degenerate():
             r = stats.analyse((np.full((5, 4), .1) + shift) * size)
             assert np.isnan([r["anova"].f, r["anova"].icc, *r["shapiro"].p]).all()
             assert np.isnan(r["shapiro_residuals"].p) and (r["sd_between"].high == 0).all()
+    rates = stats.rejection_rates(np.random.default_rng(6).normal(size=(9, 2, 5)))
+    assert np.isnan(rates).tolist() == [False, False, True]  # hf of 2 subjects
     w = stats.shapiro_by_level(np.stack([x, x * 1e-25, np.full(8, .75)], 1))
     same(w.w, [w.w[0], w.w[0], np.nan], 1e-6)
     m = stats.mauchly(np.stack([x, x, x ** 2, x ** 3], 1))

@@ -366,6 +366,8 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
     share a story are not quite, so they are somewhat too small.
     """
     loss, n, tokens = losses.mean(), len(losses), step * config.tokens_per_step
+    # (In real text far too small: windows are alike over dozens of neighbours, not over one story
+    # alone. The report's audit tells it with blocks of windows.)
     standard_error = lambda x: float(x.std(ddof=1) / math.sqrt(n))
     published = losses[: config.published_windows]
     return {
