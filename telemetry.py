@@ -1037,10 +1037,12 @@ def interaction(runs, start):
         return [f"{one} and {two} are not tested against each other: that takes seeds that both "
                 f"have, and the same intervals, {start + 6} or more."]
     stack = lambda X: X.parts.transpose(0, 2, 1).reshape(-1, len(X.tokens))  # (n PARTS, k)
-    alike = [np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
-             for losses in ((A.loss, B.loss), (A.published, B.published), (stack(A), stack(B)))]
-    said = [f"Waves of one seed in {one} and in {two}: correlation {number(alike[0])}; on the "
-            f"published windows {number(alike[1])}; in parts of the windows {number(alike[2])}"]
+    alike = {where: np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
+             for where, losses in (("all windows", (A.loss, B.loss)),
+                                   ("the published windows", (A.published, B.published)),
+                                   (f"{PARTS} parts of the windows", (stack(A), stack(B))))}
+    said = [f"Waves of one seed in {one} and in {two} correlate " + ", ".join(
+        f"{number(r)} ({where})" for where, r in alike.items() if r == r)]
     if len(A.seeds) < 2:
         return [*said, f"{one} and {two} have one seed in common: described, not tested."]
     a = stats.rm_anova((A.loss - B.loss)[:, 1:])
