@@ -891,9 +891,10 @@ Curves = namedtuple("Curves", "seeds tokens epochs loss bits published parts")
 PARTS = 8  # neighbours are in one part, so that each is of one kind of text, if there are kinds
 
 def in_parts(windows):
-    """Losses of windows (n, k, n_windows) -> (n, k, PARTS), the means of neighbouring ones."""
-    size = windows.shape[-1] // PARTS
-    return windows[..., : size * PARTS].reshape(*windows.shape[:2], PARTS, size).mean(-1)
+    """Losses of windows (n, k, n_windows) -> (n, k, PARTS), the means of neighbouring ones. (Of
+    fewer than PARTS windows each is a part.)"""
+    size = max(1, windows.shape[-1] // PARTS)
+    return windows[..., : size * PARTS].reshape(*windows.shape[:2], -1, size).mean(-1)
 
 def read_curves(folder):
     """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
@@ -1013,20 +1014,20 @@ def beside_published(run):
 def in_kinds(run, start):
     """HTML: the waves in each part of the validation windows, and what of them is left in all."""
     parts, again, rows = in_parts(run.windows), recurrence(run.epochs), []
-    each = [waves(parts[:, start:, j]) for j in range(PARTS)]
+    each = [waves(parts[:, start:, j]) for j in range(parts.shape[-1])]
     for j, wave in enumerate(each):
         Y = parts[..., j].mean(0)
         rows.append([j + 1, Y.min(), Y[-1] - Y.min(), wave.std(), in_common(wave),
                      returning(wave, again)])
     means = np.array([wave.mean(0) for wave in each])  # (PARTS, m)
-    size, pairs = lambda x: math.sqrt((x**2).mean()), np.corrcoef(means)[np.triu_indices(PARTS, 1)]
-    return paragraphs(f"""The same in {PARTS} equal parts of the {run.windows.shape[-1]:,d} windows,
-        neighbours together. The waves of the mean curve have the size {size(means):.3f} in a part
-        and {size(means.mean(0)):.3f} in all; between two parts they correlate {pairs.min():.2f} to
+    pairs = np.corrcoef(means)[np.triu_indices(len(means), 1)]
+    size = lambda x: math.sqrt((x**2).mean())
+    return paragraphs(f"""The same in {len(each)} equal parts of the {run.windows.shape[-1]:,d}
+        windows, neighbours together. The waves of the mean curve have the size {size(means):.3f} in
+        a part and {size(means.mean(0)):.3f} in all; between two parts they correlate {pairs.min():.2f} to
         {pairs.max():.2f}: where text of different kinds rises and falls in turn, a mean over all
-        hides it.""") + (
-        table(["part", "lowest mean loss", "rise to the end", "waves: size", "in common",
-               "returns with the place"], rows))
+        hides it.""") + table(["part", "lowest mean loss", "rise to the end", "waves: size",
+                               "in common", "returns with the place"], rows)
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
@@ -1040,7 +1041,7 @@ def interaction(runs, start):
     alike = {where: np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
              for where, losses in (("all windows", (A.loss, B.loss)),
                                    ("the published windows", (A.published, B.published)),
-                                   (f"{PARTS} parts of the windows", (stack(A), stack(B))))}
+                                   ("parts of the windows", (stack(A), stack(B))))}
     said = [f"Waves of one seed in {one} and in {two} correlate " + ", ".join(
         f"{number(r)} ({where})" for where, r in alike.items() if r == r)]
     if len(A.seeds) < 2:
