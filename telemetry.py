@@ -330,6 +330,8 @@ def figures(run):
         "memorization": (run.learned[1], "What stands word for word in the training text."),
         "published": (run.beside[1],
                       "The published study and its repetition, from interval 1 on."),
+        "kinds": (run.beside[2], "The mean loss less its cubic curve, in all windows and in those "
+                  "two parts of them whose waves are least alike."),
         "loss_by_seed": (by_seed(run.loss, "validation loss (nats)"),
                          "Validation loss of every seed."),
         "train_and_validation": (
@@ -846,7 +848,7 @@ def sections(run, drawings):
         "What happened": show("loss_by_seed", "train_and_validation") + some(*list(columns)[:10])
             + paragraphs("sd: between seeds, with its 95 % interval. Gain: nats per million "
                          "tokens.") + endpoint_and_trajectory(run),
-        "Beside the published study": show("published") + run.beside[0],
+        "Beside the published study": show("published", "kinds") + run.beside[0],
         "How stable it was": show("volatility", "backslides", "events")
             + some("interval", *list(columns)[10:]) + paragraphs("""Contrast: with interval 0, by
                 the mixed model (REML); its Wald interval takes all seeds and intervals to vary
@@ -987,10 +989,11 @@ def memorized(run):
 PUBLISHED = Path(__file__).with_name("data") / "published_observations.csv"
 
 def beside_published(run):
-    """(HTML, SVG) of this run beside the published study, if it repeats it; else ("", None)."""
+    """(HTML, SVG, SVG of in_kinds) of this run beside the published study, if it repeats it; else
+    ("", None, None)."""
     (theirs, *_), tokens = stats.read_table(PUBLISHED), stats.read_table(PUBLISHED, "tokens_seen")
     if np.isnan(run.published).any() or run.tokens.tolist() != tokens[0][0].tolist():
-        return "", None
+        return "", None, None
     windows = f"{run.config['valid_windows']:,d}"
     three = {"published": theirs, "ours, same 16": run.published, f"ours, {windows}": run.loss}
     a, b, wide = (Y.mean(0) for Y in three.values())
@@ -999,7 +1002,7 @@ def beside_published(run):
                          "training tokens (millions)", "mean validation loss (nats)",
                          run.epochs[-1] / x[-1])
     agree, easy = np.corrcoef(np.diff(a)[5:], np.diff(b)[5:])[0, 1], (wide - b)[1:]
-    kinds = "" if run.windows is None else in_kinds(run, start)
+    kinds, waving = ("", None) if run.windows is None else in_kinds(run, start)
     return paragraphs(f"""On the same 16 windows our mean differs from the published one by
         {np.abs(b - a).mean():.3f} nats on average over the {len(a)} intervals; ours is
         lowest at interval {run.intervals[b.argmin()]}, theirs at {run.intervals[a.argmin()]};
@@ -1009,10 +1012,10 @@ def beside_published(run):
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
             [Curves(run.seeds, run.tokens, run.epochs, Y, None, None, None)
-             for Y in three.values()], start)) + kinds, drawing
+             for Y in three.values()], start)) + kinds, drawing, waving
 
 def in_kinds(run, start):
-    """HTML: the waves in each part of the validation windows, and what of them is left in all."""
+    """(HTML, SVG): the waves in each part of the validation windows, and what is left in all."""
     parts, again, rows = in_parts(run.windows), recurrence(run.epochs), []
     each = [waves(parts[:, start:, j]) for j in range(parts.shape[-1])]
     for j, wave in enumerate(each):
@@ -1020,14 +1023,19 @@ def in_kinds(run, start):
         rows.append([j + 1, Y.min(), Y[-1] - Y.min(), wave.std(), in_common(wave),
                      returning(wave, again)])
     means = np.array([wave.mean(0) for wave in each])  # (PARTS, m)
-    pairs = np.corrcoef(means)[np.triu_indices(len(means), 1)]
-    size = lambda x: math.sqrt((x**2).mean())
+    alike, whole = np.corrcoef(means), waves(run.loss[:, start:]).mean(0)
+    pairs = alike[np.triu_indices(len(means), 1)]
+    size, x = lambda x: math.sqrt((x**2).mean()), run.tokens[start:] / 1e6
+    two = np.unravel_index(alike.argmin(), alike.shape)  # the parts that are least alike
     return paragraphs(f"""The same in {len(each)} equal parts of the {run.windows.shape[-1]:,d}
         windows, neighbours together. The waves of the mean curve have the size {size(means):.3f} in
-        a part and {size(means.mean(0)):.3f} in all; between two parts they correlate {pairs.min():.2f} to
+        a part and {size(whole):.3f} in all; between two parts they correlate {pairs.min():.2f} to
         {pairs.max():.2f}: where text of different kinds rises and falls in turn, a mean over all
         hides it.""") + table(["part", "lowest mean loss", "rise to the end", "waves: size",
-                               "in common", "returns with the place"], rows)
+                               "in common", "returns with the place"], rows), line_chart(
+        [("mean", x, whole), *((f"part {j + 1}", x, means[j]) for j in two)],
+        "training tokens (millions)", "loss less its cubic curve (nats)", run.epochs[-1] * 1e6
+        / run.tokens[-1])
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of

@@ -831,14 +831,17 @@ def test_telemetry_compares_runs_whole_or_not():
 
 def test_telemetry_beside_the_published_study():
     """A run of the published length is laid beside the published means, interval by interval."""
-    text, drawing = telemetry.beside_published(published_run(published_less=0.25))
+    text, drawing, _ = telemetry.beside_published(published_run(published_less=0.25))
     assert "by 0.250 nats on average over the 21" in " ".join(text.split())
     assert "correlate 1.00" in text and "lowest at interval 4" in text and "same 16" in drawing
     assert text.count("<tr>") == 22 + 12 and text.count("<td class=n>0.25</td>") == 21
-    assert telemetry.beside_published(published_run()) == ("", None)
+    assert telemetry.beside_published(published_run()) == ("", None, None)
     wave = np.resize([0.2, -0.1, -0.1], 21)  # planted: two kinds of text that rise in turn
     windows = np.stack([wave, -wave] * 4, axis=-1) + np.zeros((6, 21, 8))
-    text = " ".join(telemetry.in_kinds(replace(published_run(), windows=windows), 5).split())
+    text, drawing = telemetry.in_kinds(replace(
+        published_run(), windows=windows, loss=windows.mean(-1)), 5)
+    text = " ".join(text.split())
+    assert "part 1" in drawing and "part 2" in drawing and "part 3" not in drawing
     size = telemetry.waves(wave[None, 5:]).std()
     assert f"size {size:.3f} in a part and 0.000 in all" in text, text
     assert "they correlate -1.00 to 1.00: where" in text
