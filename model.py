@@ -297,7 +297,8 @@ class Flat(nn.Module):
         return with_loss(self.layers(x), targets)
 
 class GPT2Block(Block):
-    """Llama's block with LayerNorm for RMSNorm and a plain GELU layer for SwiGLU, as in GPT-2."""
+    """Llama's block with LayerNorm for RMSNorm and a plain GELU layer for SwiGLU, as in GPT-2; but
+    attention has no biases here."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -306,8 +307,8 @@ class GPT2Block(Block):
         self.feed_forward = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
 
 class Transformer(Llama):
-    """transformer: blocks as in GPT-2 and an output matrix of its own; llama: Llama's blocks and
-    tied output. Positions of both: learned (a vector added for each place), rotary or none.
+    """transformer: blocks much as in GPT-2 and an output matrix of its own; llama: Llama's blocks
+    and tied output. Positions of both: learned (a vector added for each place), rotary or none.
     (Llama's blocks with rotary positions are Llama itself: see build.)"""
 
     generate = generate  # not Llama's, which exercise 4 replaces

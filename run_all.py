@@ -14,6 +14,7 @@ interrupted. `main` is the table of contents; below it stands how seeds share th
 
 import json, math, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from collections import namedtuple
+from dataclasses import asdict
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from model import build
 from tokenizer import InputError, write_csv, write_whole
 from train import (RUNGS, Text, code_sha256, config_from, cores, evaluate, open_run, print_row,
-                   read_checkpoint, settings_parser, train_seed)
+                   read_checkpoint, run_sha256, settings_parser, train_seed)
 
 def main():
     args, rank, n_ranks = arguments()
@@ -118,6 +119,8 @@ def gather(study, n_stories):
     """metrics.csv of all complete seeds, samples.json, and what was asked for: test.csv,
     memorization.csv."""
     config, out, text, tokenizer, _ = study
+    if changed(asdict(config), out):
+        raise InputError(f"{out} holds another run now; this one was put aside with --restart")
     complete = [seed for seed in config.seeds if is_complete(config, seed, out)]
     if len(complete) < 2:
         raise InputError(f"{len(complete)} of {len(config.seeds)} seeds are complete in {out}; a "
@@ -190,9 +193,10 @@ def write_memorization(study, seed, n_stories):
 # ---------------------------------------------------------------- one process a seed
 
 def is_complete(config, seed, out):
-    """Whether a seed's last.pt holds every measurement of the study."""
+    """Whether a seed's last.pt is of this run and holds every measurement of the study."""
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
-    return bool(saved) and len(saved["rows"]) == len(config.measured_steps)
+    return bool(saved) and saved["run"] == run_sha256(out) and (
+        len(saved["rows"]) == len(config.measured_steps))
 
 def left_out(config, seed, out):
     """Why a seed came to an end that it would come to again (left_out.txt), or None."""
@@ -257,6 +261,12 @@ def train_all(jobs, n_workers, live=True):
                 progress.show(job, *news)
     return problems
 
+def changed(mine, out):
+    """Which of my settings or sums are others in config.json: the code may have been edited since
+    the run began, or the folder holds another run, because somebody gave --restart meanwhile."""
+    theirs = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    return [name for name, value in mine.items() if theirs.get(name) != value]
+
 def worker(pipe, config, seed, out):
     """The life of a seed's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -270,10 +280,8 @@ def worker(pipe, config, seed, out):
             pipe.send((tokens_seen, row))
 
     try:
-        # This process has read the code just now; it may have been edited since the run began.
-        begun = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        edited = [name for name, sha in code_sha256().items() if sha != begun[name]]
-        if edited:
+        edited = changed(asdict(config) | code_sha256(), out)
+        if edited:  # (this process has read the code just now)
             raise OSError(f"{' and '.join(edited)} changed while the run went on")
         train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
     except (FloatingPointError, OSError) as error:
@@ -331,6 +339,7 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nStopped. Nothing measured is lost; the same command continues from there.")
+        sys.exit("\nStopped. Nothing measured is lost; the same command continues from there"
+                 + " (without --restart)" * ("--restart" in sys.argv) + ".")
     except OSError as error:  # of a file in the run folder, or of the pipe that we print to
         sys.exit(f"run_all.py: {error}")

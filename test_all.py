@@ -437,6 +437,10 @@ def test_train_row_is_what_its_names_say():
         tokens_per_second=64, epochs=512 / (len(text.train) - 17), interval=2, tokens_seen=512)
     same([row[name] for name in expected], list(expected.values()))
     assert math.isnan(train.measure(SMOKE, 1, 0, text, now, None, [], [], 1, 1)["val_change_se"])
+    for size, known in ((20, False), (60, True)):  # what is unknown has no known number of bytes
+        text = train.prepare_text(replace(SMOKE, tokenizer="char", vocab_size=size))[0]
+        row = train.measure(SMOKE, 1, 0, text, now, None, [], [], 1, 1)
+        assert np.isfinite(row["bits_per_byte"]) == known
 
 def test_train_steps_equal_a_loop_written_by_hand():
     """Eight steps, 3 of 4 windows at once, equal AdamW, clipping and schedule written out in
@@ -563,6 +567,37 @@ def test_train_damaged_files_are_noticed():
     _, again = said(train.train_seed, SHORT, 202, text, at)
     assert {row["seed"] for row in again} == {202} and str(again[0]["val_loss"]) not in rows[1]
 
+def test_train_never_mixes_two_runs():
+    """A run that is put aside while it goes stops, and writes nothing into the new one, which
+    starts afresh; a checkpoint copied from a run of other settings is not used; one more seed, or
+    another rule for spikes, is no other run. Other instructions are told."""
+    at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
+    text, _, facts = train.open_run(SHORT, at)
+
+    def put_aside(seed, tokens_seen, row):
+        if row and row["interval"] == 1:
+            said(train.open_run, other, at, True)
+
+    assert "another run" in said(train.train_seed, SHORT, 101, text, at, put_aside)[1]
+    assert not (at / "seed_101").exists() and (at.with_name("run.old1") / "seed_101").exists()
+    config = json.loads((at / "config.json").read_text(encoding="utf-8"))
+    assert config["peak_lr"] == 1e-3 and run_all.changed({"peak_lr": 4e-3, "n_layer": 1}, at) == [
+        "peak_lr"]
+    right = train.train_seed(other, 101, text, at)
+    shutil.copy(at.with_name("run.old1") / "seed_101" / "last.pt", at / "seed_101" / "last.pt")
+    assert not run_all.is_complete(replace(other, total_tokens=256 * 3), 101, at)
+    out, again = said(train.train_seed, other, 101, text, at)
+    assert "another seed or run" in out and "continues from previous.pt" in out, out
+    assert [row["val_loss"] for row in again] == [row["val_loss"] for row in right]
+    change = lambda **new: (at / "config.json").write_text(json.dumps(config | new), "utf-8")
+    before = train.run_sha256(at)
+    change(seeds=[1, 2], spike_factor=3.0)
+    assert train.run_sha256(at) == before
+    change(weight_decay=0.2)
+    assert train.run_sha256(at) != before
+    change(instructions="none known")
+    assert "begun with none known instructions" in said(train.open_run, other, at)[0]
+
 def test_train_only_code_counts_as_an_edit():
     """Comments, blank lines and line ends do not change the fingerprint of a file; code does."""
     at, names = folder(), ["model.py", "tokenizer.py", "train.py"]
@@ -587,6 +622,7 @@ def test_train_settings_are_checked():
                         ({"train_file": ["a"]}, "--valid_file"), ({"block_size": 0}, "block_size"),
                         ({"interval_tokens": 10**9}, "interval_tokens"),
                         ({"training_flops": 1.0}, "raise training_flops"),
+                        ({"decay_tokens": 256}, "decay_tokens"),
                         ({"final_lr": 0.5}, "final_lr")):
         refused(lambda: replace(SMOKE, **wrong), word)
     refused(lambda: train.prepare_text(replace(SMOKE, valid_start=10**6)), "valid", "tokens")
@@ -594,6 +630,11 @@ def test_train_settings_are_checked():
     for rung in train.RUNGS:
         config, _ = train.config_from(ladder("--training_flops", "6e11"), rung)
         assert 0 < config.warmup_tokens <= config.total_tokens / 10
+        assert config.decay_tokens == config.total_tokens
+    for rung in ("attention-1", "transformer-4"):  # (the windows of both are the preset's)
+        config, _ = train.config_from(ladder(), rung)
+        assert config == train.StudyConfig(preset="ladder", **train.PRESETS["ladder"]
+                                           | train.RUNGS[rung])
     refused(lambda: train.config_from(ladder(), "mlp-512"), "rung mlp-512", "training_flops")
     refused(lambda: train.config_from(ladder("--total_tokens", "10000")), "leave out --total")
     limits = {f.name: (f.type, f.metadata["low"], f.metadata["high"])

@@ -72,7 +72,8 @@ def slow_bpe(documents, vocab_size):
 # ---------------------------------------------------------------- the same, fast
 
 def fast_bpe(documents, vocab_size):
-    """The same merges as `slow_bpe`, some thousand times faster, by three ideas:
+    """The same merges as `slow_bpe`, a hundred times faster on 24 stories and more on more, by
+    three ideas:
 
     1. a text has few *different* chunks: keep each once, with the number of times it occurs;
     2. a merge changes only the chunks that hold the pair: recount those, not the text;

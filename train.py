@@ -73,8 +73,8 @@ class StudyConfig:
                                 "the initial weights only, or the order of the windows too")
     total_tokens: int = setting(225_280, "tokens", 1, 10**11, "budget, used in whole intervals")
     training_flops: float = setting(0.0, "FLOPs", 0, 1e21, "a budget that, if not 0, sets "
-                                    "total_tokens, interval_tokens to a 20th of them, and "
-                                    "warmup_tokens to a 10th at most")
+                                    "total_tokens and decay_tokens, interval_tokens to a 20th of "
+                                    "them, and warmup_tokens to a 10th at most")
     windows_per_step: int = setting(16, "windows", 1, 1024, "windows in one optimizer step")
     windows_at_once: int = setting(16, "windows", 1, 1024, "of these, in one backward pass")
     peak_lr: float = setting(4e-3, "", 0, 1, "learning rate at the end of the warm-up")
@@ -113,7 +113,7 @@ class StudyConfig:
             raise InputError(str(error)) from None
         if self.training_flops:
             self.interval_tokens = int(self.training_flops / flops / 20)
-            self.total_tokens = 20 * self.interval_tokens
+            self.total_tokens = self.decay_tokens = 20 * self.interval_tokens
             self.warmup_tokens = min(self.warmup_tokens, self.total_tokens // 10)
         for right, otherwise in (
             (len(set(self.seeds)) == len(self.seeds), "a seed is given twice; name each once"),
@@ -126,6 +126,9 @@ class StudyConfig:
             (self.total_tokens <= 10**4 * self.interval_tokens,
              "total_tokens must not be more than 10,000 times interval_tokens"),
             (self.published_windows <= self.valid_windows, "published_windows is too large"),
+            (self.decay_tokens > self.warmup_tokens or self.final_lr == self.peak_lr,
+             f"decay_tokens is {self.decay_tokens}; the decay must end after the warm-up, at "
+             f"{self.warmup_tokens} tokens"),
             (self.final_lr <= self.peak_lr, f"final_lr is {self.final_lr}, above peak_lr, which is "
              f"{self.peak_lr}; lower it too"),
             (flops < 1e10,
@@ -217,7 +220,7 @@ def config_from(args, rung=None):
     given = {f.name: value for f in fields(StudyConfig)
              if (value := getattr(args, f.name)) is not None}
     config = StudyConfig(**PRESETS[args.preset] | given)
-    for name in ("total_tokens", "interval_tokens"):
+    for name in ("total_tokens", "interval_tokens", "decay_tokens"):
         if config.training_flops and name in given:
             raise InputError(f"training_flops sets {name}; leave out --{name}, or give "
                              "--training_flops 0 with it")
@@ -225,6 +228,8 @@ def config_from(args, rung=None):
         own = {"block_size": config.block_size, **RUNGS[rung]}
         own |= {name: getattr(config, name) * config.block_size // own["block_size"] for name in (
             "windows_per_step", "windows_at_once", "valid_windows", "test_windows")}
+        # (Of config it is a tenth of the training of another model already.)
+        own["warmup_tokens"] = (PRESETS[args.preset] | given)["warmup_tokens"]
         try:
             config = replace(config, **own)
         except InputError as error:
@@ -240,7 +245,7 @@ class Text:
     train: np.ndarray  # (n_train_tokens) ids
     valid: np.ndarray  # (n_valid_tokens) ids
     test: np.ndarray  # (n_test_tokens) ids, perhaps none
-    target_bytes: int  # of the text that the validation windows ask for: for bits per byte
+    target_bytes: int  # of the text that the validation windows ask for; 0 if some is unknown
 
 def read_text(config):
     """({"train" (enough to train and for the tokenizer), "valid", "test": documents}, source)."""
@@ -285,9 +290,11 @@ def prepare_text(config):
         facts |= {f"{name}_documents": len(documents[name]), f"{name}_tokens": len(ids[name]),
                   f"{name}_unknown": int((ids[name] == tokenizer.unknown_id).sum()),
                   f"{name}_sha256": hashlib.sha256(joined).hexdigest()}
-    # The end-of-text token spells nothing: it has no bytes.
+    facts["tokenizer_sha256"] = hashlib.sha256(repr(tokenizer.pieces).encode("utf-8")).hexdigest()
+    # The end-of-text token spells nothing: it has no bytes. How many <unk> stands for, it hides.
     targets = [i for i in ids["valid"][first : first + n_targets] if i != tokenizer.end_id]
-    text = Text(**ids, target_bytes=sum(len(tokenizer.pieces[i]) for i in targets))
+    known = tokenizer.unknown_id not in targets
+    text = Text(**ids, target_bytes=known * sum(len(tokenizer.pieces[i]) for i in targets))
     return text, tokenizer, facts
 
 # ---------------------------------------------------------------- the two schedules
@@ -295,7 +302,7 @@ def prepare_text(config):
 def learning_rate(tokens_seen, config):
     """The rate of a step, from the tokens seen before it: linear from 0 to peak_lr over
     warmup_tokens, then half a cosine to final_lr at decay_tokens, then constant. (So the first
-    step, of rate 0, changes nothing.)"""
+    step, of rate 0, moves no weight; but it begins AdamW's memory of the gradient.)"""
     # EXERCISE 5: a field `schedule` of StudyConfig, with choices as `device` has: "cosine" as here,
     # "constant" (peak_lr all along), "warmup" (the same rise, then peak_lr to the end). Any other
     # word is refused. Does the loss still turn?
@@ -362,12 +369,10 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
 
     losses, before: of the validation windows, now and an interval ago (None at the first);
     train_losses, norms: of the steps between; seconds: that these took; elapsed: of the seed so
-    far, measurements included. The standard errors take windows as independent; neighbours that
-    share a story are not quite, so they are somewhat too small.
+    far, measurements included. The standard errors take windows as independent. In real text they
+    are alike over dozens of neighbours, so these are far too small: a report's audit has better.
     """
     loss, n, tokens = losses.mean(), len(losses), step * config.tokens_per_step
-    # (In real text far too small: windows are alike over dozens of neighbours, not over one story
-    # alone. The report's audit tells it with blocks of windows.)
     standard_error = lambda x: float(x.std(ddof=1) / math.sqrt(n))
     published = losses[: config.published_windows]
     return {
@@ -379,8 +384,9 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
         "val_change_se": math.nan if before is None else standard_error(losses - before),
         "val_loss_published": float(published.mean()) if len(published) else math.nan,
         "val_ppl": float(np.exp(min(loss, 700.0))),  # exp of more is no float64
-        # Comparable between vocabularies, as the loss of a token is not.
-        "bits_per_byte": float(losses.sum() * config.block_size / math.log(2) / text.target_bytes),
+        # Comparable between vocabularies, as the loss of a token is not (if nothing is unknown).
+        "bits_per_byte": float(losses.sum() * config.block_size / math.log(2)
+                               / (text.target_bytes or math.nan)),
         "learning_rate": learning_rate(tokens, config),  # of the step that comes next
         "grad_norm": float(np.mean(norms)) if norms else math.nan,
         "device": config.device, "precision": "float32",
@@ -431,15 +437,17 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
 
     report(seed, tokens_seen, row) is called after every step, with a row after a measurement.
     Raises FloatingPointError, naming the step, when the loss is no longer finite; left_out.txt
-    in the seed's folder then says so, and the same command would come to the same end.
+    in the seed's folder then says so, and the same command would come to the same end. Raises
+    OSError when the folder holds another run than at the beginning.
     """
     one_thread()
     torch.manual_seed(seed)  # KEEP: for the initial weights; window_starts takes the seed itself
     model = build(config.model).to(config.device)
     optimizer = make_optimizer(model, config)
     folder, step, rows, windows = out / f"seed_{seed}", 0, [], []
+    identity = run_sha256(out)
     folder.mkdir(parents=True, exist_ok=True)
-    saved = newest_checkpoint(folder, seed)
+    saved = newest_checkpoint(folder, seed, identity)
     if saved:  # go on from there; what was trained after it is trained again
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -466,7 +474,9 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
                             before=windows[-2] if rows else None, train_losses=train_losses,
                             norms=norms, seconds=seconds, elapsed=elapsed))
         check_finite("validation loss", rows[-1]["val_loss"], step, folder)
-        save_checkpoint(folder, model, optimizer, step, rows, windows)
+        if run_sha256(out) != identity:  # --restart has put our run aside
+            raise OSError(f"{out} holds another run now, and this one stops")
+        save_checkpoint(folder, model, optimizer, step, rows, windows, identity)
         report(seed, step * config.tokens_per_step, rows[-1])
     return rows
 
@@ -478,7 +488,7 @@ def check_finite(name, loss, step, folder):
 
 # ---------------------------------------------------------------- what survives
 
-def save_checkpoint(folder, model, optimizer, step, rows, windows):
+def save_checkpoint(folder, model, optimizer, step, rows, windows, identity):
     """Everything that continuing needs in one file, last.pt; the seed's tables follow from it.
 
     First comes best.pt, if this is the lowest loss; then last.pt is renamed to previous.pt, then
@@ -487,8 +497,8 @@ def save_checkpoint(folder, model, optimizer, step, rows, windows):
     """
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                "rows": rows, "windows": torch.from_numpy(np.stack(windows)),
-                "chance": torch.get_rng_state()}, buffer)  # (for a student's dropout)
+                "rows": rows, "windows": torch.from_numpy(np.stack(windows)), "run": identity,
+                "chance": torch.get_rng_state()}, buffer)  # (for a student's dropout on a CPU)
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     content = buffer.getbuffer()
     if all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1]):
@@ -504,8 +514,10 @@ def read_checkpoint(path):
             raise ValueError  # torch.load alone overlooks half of all changed bits
         # KEEP: weights_only admits tensors, numbers and text, but no code of a stranger.
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not saved["rows"]:
+            raise ValueError
         return {name: saved[name] for name in (
-            "model", "optimizer", "step", "rows", "windows", "chance")}
+            "model", "optimizer", "step", "rows", "windows", "run", "chance")}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError) as error:
@@ -514,18 +526,20 @@ def read_checkpoint(path):
         print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
         return False
 
-def newest_checkpoint(folder, seed):
+def newest_checkpoint(folder, seed, identity):
     """The newest whole checkpoint of a seed, or None. If it is not last.pt it becomes last.pt, and
-    says so; what is damaged, or of another seed, is renamed to NAME.pt.damaged."""
+    says so; what is damaged, or of another seed or run, is renamed to NAME.pt.damaged."""
     there = any(folder.glob("*.pt"))
     for path in (folder / "last.pt", folder / "previous.pt", folder / "best.pt"):
         saved = read_checkpoint(path)
-        if saved and saved["rows"][-1]["seed"] == seed:  # not one copied from another seed
+        if saved and saved["run"] == identity and saved["rows"][-1]["seed"] == seed:  # not a copy
             if path.name != "last.pt":
                 print(f"{folder.name} continues from {path.name}, interval "
                       f"{len(saved['rows']) - 1}", file=sys.stderr)
                 write_whole(folder / "last.pt", path.read_bytes())
             return saved
+        if saved:
+            print(f"{path} is of another seed or run, and is not used", file=sys.stderr)
         if saved is not None:  # else the next save would keep it, over a whole previous.pt
             os.replace(path, f"{path}.damaged")
     if there:
@@ -545,6 +559,20 @@ def code_sha256():
     here = Path(__file__).resolve().parent
     return {name: hashlib.sha256(ast.unparse(ast.parse((here / name).read_bytes())).encode(
         "utf-8")).hexdigest() for name in ("model.py", "tokenizer.py", "train.py")}
+
+# What in config.json may change without making another run of it: the last five are the analysis.
+NOT_THE_RUN = """preset train_file valid_file text files seeds threads machine instructions
+    volatility_window spike_factor spike_floor stable_quantile stable_backslides""".split()
+
+def run_sha256(out):
+    """Which run the folder `out` holds: a sha256 of what its config.json says about the training.
+    Of a folder without one (a lone train_seed) it is that of nothing."""
+    try:
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        config = {}
+    kept = {name: value for name, value in sorted(config.items()) if name not in NOT_THE_RUN}
+    return hashlib.sha256(json.dumps(kept).encode("utf-8")).hexdigest()
 
 def begun(out):
     """config.json of the run that the folder `out` holds, or None if it is empty or not there.
@@ -571,6 +599,7 @@ def open_run(config, out, restart=False):
     text, tokenizer, facts = prepare_text(config)
     identity = {**asdict(config), **facts, **code_sha256(), "torch": torch.__version__,
                 "numpy": np.__version__, "python": "{}.{}".format(*sys.version_info)}
+    instructions = torch.backends.cpu.get_cpu_capability()
     old, out = begun(out), out.resolve()
     if old and restart:
         aside = next(path for n in range(1, 10**6)
@@ -583,6 +612,9 @@ def open_run(config, out, restart=False):
         if different:
             raise InputError(f"{out} holds a run that differs in {', '.join(different)}. Choose "
                              "another folder with --out, or put the old run aside with --restart")
+        if old.get("instructions", instructions) != instructions:  # several machines, one folder
+            print(f"note: {out} was begun with {old['instructions']} instructions and goes on with "
+                  f"{instructions}: right, but not the same to the last bit", file=sys.stderr)
     if restart or not old:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -590,6 +622,7 @@ def open_run(config, out, restart=False):
             raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another "
                              "with --out") from None
         identity |= {"threads": 1, "machine": f"{platform.system()} {platform.machine()}",
+                     "instructions": instructions,
                      "parameters": sum(p.numel() for p in build(config.model).parameters()),
                      "flops_per_token": training_flops_per_token(config.model)}
         write_whole(out / "config.json", json.dumps(identity, indent=1) + "\n")
@@ -722,4 +755,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("\nStopped." + ("" if "--benchmark" in sys.argv else
-                 " Nothing measured is lost; the same command continues from there."))
+                 " Nothing measured is lost; the same command continues from there"
+                 + " (without --restart)" * ("--restart" in sys.argv) + "."))
