@@ -1254,9 +1254,10 @@ def lesson():
     yield (f"Stop at interval {best}: the other {1 - best / last:.0%} of the compute took "
            f"the mean loss from {mean[best]:.3f} to {mean[-1]:.3f}. With a patience of "
            f"{patience_costs(Y)}.")
-    yield "F of the " + "; ".join(
-        f"{name.removeprefix('validation ')}: {stats.f_and_epsilons(X)[0]:,.2f}"
-        for name, X in tested(Y, m, 5).items() if name != "perplexity")
+    yield "F (p by Greenhouse-Geisser) of the"
+    for name, X in tested(Y, m, 5).items():
+        a = stats.rm_anova(X)
+        yield f"  {name:40s} {a.f:10,.2f}  ({a.p_gg:.2g})"
 
 def main():
     parser = argparse.ArgumentParser(description="Report on runs; without a folder, a lesson.")

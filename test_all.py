@@ -689,7 +689,8 @@ def test_telemetry_measures_are_their_definitions():
     assert telemetry.patience_stop([3, 3, 2], 1) == 1
     assert telemetry.patience_costs(np.array([[3, 2, 4, 5, 1], [5, 4, 3, 2, 1]])) == (
         "1: at 3.0, 0.500 nats lost; of 2: at 3.5, 0.500 nats lost; of 3: at 4.0, 0.000 nats lost")
-    assert "Stop at interval 4: the other 80%" in " ".join(telemetry.lesson())
+    lesson = " ".join(" ".join(telemetry.lesson()).split())
+    assert "Stop at interval 4: the other 80%" in lesson and "the turn 1.20 (0.34)" in lesson
 
 def published_run(at=None, published_less=0.0, loss=None, **more):
     """The published observations as a run folder, with or without a second validation loss; or
