@@ -950,6 +950,8 @@ def character(curves, start):
                 ("in common", [in_common(w) for w in each]),
                 ("share that returns with the place", [
                     returning(w, recurrence(epochs)) for w in each])) if each}
+            if len(each) > 1:  # do parts rise and fall together, whatever the seed?
+                found["correlation of two parts"] = in_common(np.array([w.mean(0) for w in each]))
     if len(loss) > 1:
         spread = loss.std(0, ddof=1)
         found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
@@ -1090,7 +1092,7 @@ def compare(folders):
     shown = [[f"From interval {start} on, where it says no more", *names],
              *([cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows)]
     return [f"The curves and this table, {seeds}: {stem}.svg and .csv",
-            *(f"{what:42s}" + "".join(f"{cell:>14.14}" for cell in row) for what, *row in shown),
+            *(f"{what:42s}" + "".join(f"{cell:>16.15}" for cell in row) for what, *row in shown),
             *interaction(whole, start)]
 
 # ---------------------------------------------------------------- the ladder: models at one cost

@@ -854,6 +854,9 @@ def test_telemetry_compares_runs_whole_or_not():
                                              if row[0].startswith("in parts"))
     planted = telemetry.waves(50.0 * (t % 3 == 1)[None, 5:])
     assert abs(size / planted.std() - 1) < 0.01 and min(common, place) > 0.97, (size, place)
+    # Of the 28 pairs of parts 12 rise together, 16 in turn: on average -4/28.
+    alike = [row[1:] for row in table if row[0] == "correlation of two parts"]
+    assert max(abs(float(r) + 4 / 28) for r in alike[0]) < 0.03, alike
     assert table[0] == ["", "two", "one"] and "volatility" in table[7][0]
     at_16 = next(i for i, row in enumerate(table) if row[0].startswith("On the published"))
     lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
