@@ -356,8 +356,9 @@ def stability(measures, w, best):
     overlap. Trap: while a window holds a part of the descent, its volatility is the descent's.
     Where the turn comes too late for two such intervals: all from w+1 on."""
     k = measures["volatility"].shape[-1]
-    late = max(best, 1) + w > k - 2
-    start = w + 1 if late else max(best, 1) + w
+    turn = max(best, 1)  # (best is 0 where the loss only rises: the first change is left out too)
+    late = turn + w > k - 2
+    start = w + 1 if late else turn + w
     last = start + (k - 1 - start) % w  # from here by steps of w to the last interval
     matrices = {"volatility without the first drop" if late else "volatility after the turn":
                 measures["volatility"][..., start:],
@@ -1027,7 +1028,8 @@ def in_kinds(run, start):
     means = np.array([wave.mean(0) for wave in each])  # (PARTS, m)
     alike, whole = np.corrcoef(means), waves(run.loss[:, start:]).mean(0)
     pairs = alike[np.triu_indices(len(means), 1)]
-    size, x = lambda x: math.sqrt((x**2).mean()), run.tokens[start:] / 1e6
+    size = lambda wave: math.sqrt((wave**2).mean())
+    x = run.tokens[start:] / 1e6
     two = np.unravel_index(alike.argmin(), alike.shape)  # the parts that are least alike
     return paragraphs(f"""The same in {len(each)} equal parts of the {run.windows.shape[-1]:,d}
         windows, neighbours together. The waves of the mean curve have the size {size(means):.3f} in
@@ -1042,7 +1044,8 @@ def in_kinds(run, start):
 def interaction(runs, start):
     """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
     arm and interval is the repeated-measures ANOVA of their difference, without interval 0, where
-    it is 0 by construction; the sizes of their waves are compared by a t test of logs."""
+    it is 0 by construction; the sizes of their waves are compared by a t test of logs. Before that,
+    do the waves of one seed look alike in both? If not, what the arms differ in has made them."""
     (one, two), (A, B) = list(runs)[:2], of_shared_seeds(list(runs.values())[:2])
     if not A.seeds or len(A.tokens) <= start + 5 or not np.array_equal(A.tokens, B.tokens):
         return [f"{one} and {two} are not tested against each other: that takes seeds that both "
