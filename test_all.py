@@ -815,13 +815,12 @@ def test_telemetry_every_third_measurement_returns_to_its_place():
     assert np.abs(telemetry.waves(np.arange(16.0)[None] ** 3)).max() < 1e-9
     same(telemetry.returning(np.tile([[1.0, 0, -1]], (2, 5)), 3), 1)
 
-def test_telemetry_compares_runs_whole_or_not():
-    """Beside a run its table shows one still going on, on the seeds of both; of two runs with the
-    same seeds a planted difference is found, the interaction is the anova of the difference, and
-    waves and their correlations are those of the losses, on the published windows too."""
+def four_runs():
+    """(their folder, "one" read, the losses of "two"): the published numbers as "one"; "two", where
+    its curves fan out and have waves; of that one seed, cut short as "three", whole as "four"."""
     at = folder()
     one = published_run(at / "one", published_less=0.25)
-    t = np.arange(21)  # planted: curves that fan out, and waves
+    t = np.arange(21)
     Z = one.loss + np.outer(np.arange(1, 7), t / 20 + 0.2 * (t % 2))
     header = "seed interval tokens_seen epochs val_loss bits_per_byte val_loss_published".split()
     for path, losses in (("two", Z), ("three/seed_1", Z[:1, :4]), ("four/seed_1", Z[:1])):
@@ -835,10 +834,13 @@ def test_telemetry_compares_runs_whole_or_not():
             (at / path / f"seed_{seed}").mkdir()
             np.save(at / path / f"seed_{seed}" / "val_windows.npy",
                     loss[:, None] + np.outer(t % 3 == 1, kind))
+    return at, one, Z
+
+def test_telemetry_compares_waves():
+    """Waves and their correlations are those of the losses, between runs, on the published windows
+    and in parts of the windows; their sizes are compared by a t test of logs."""
+    (at, one, Z), t = four_runs(), np.arange(21)
     lines = telemetry.compare([at / "two", at / "one"])
-    a = stats.rm_anova((Z - one.loss)[:, 1:])
-    assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
-    assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-2]
     waves = [telemetry.waves(X[:, 5:]) for X in (Z, one.loss)]
     sizes = np.log([wave.std(1) for wave in waves])
     ratio, p = re.search(r"over one: (.*), paired .* p = (.*)", lines[-1]).groups()
@@ -857,6 +859,17 @@ def test_telemetry_compares_runs_whole_or_not():
     # Of the 28 pairs of parts 12 rise together, 16 in turn: on average -4/28.
     alike = [row[1:] for row in table if row[0] == "correlation of two parts"]
     assert max(abs(float(r) + 4 / 28) for r in alike[0]) < 0.03, alike
+
+def test_telemetry_compares_runs_whole_or_not():
+    """Of two runs with the same seeds a planted difference is found, and the interaction is the
+    anova of the difference; beside a run its table shows one still going on, on the seeds of
+    both."""
+    at, one, Z = four_runs()
+    lines = telemetry.compare([at / "two", at / "one"])
+    a = stats.rm_anova((Z - one.loss)[:, 1:])
+    assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
+    assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-2]
+    table = list(csv.reader(open(at / "two" / "compared_with_one.csv", encoding="utf-8")))
     assert table[0] == ["", "two", "one"] and "volatility" in table[7][0]
     at_16 = next(i for i, row in enumerate(table) if row[0].startswith("On the published"))
     lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
