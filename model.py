@@ -151,7 +151,7 @@ class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         # EXERCISE 3: LayerNorm and GELU for RMSNorm and SwiGLU at equal parameters: two matrices of
-        # width 3/2 n_hidden, no biases. (The tests of the model's formulas and of its size go red.)
+        # width 3/2 n_hidden, no biases. (The test of the model's formulas goes red.)
         self.attention_norm = RMSNorm(config)
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config)
