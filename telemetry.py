@@ -15,7 +15,7 @@ none can go out of date.
 
 import argparse, contextlib, html, json, math, sys
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -94,22 +94,22 @@ LIMITS = RULES | {name: (int, 1, 10**15) for name in (
 
 @dataclass
 class Run:
-    """What a run folder says: n seeds, k intervals."""
+    """What a run folder says: n seeds, k intervals. Numbers that it does not hold are nan."""
 
     folder: Path
-    config: dict
+    config: dict  # {} of a run that is read only to be compared
     seeds: list
     intervals: list
     tokens: np.ndarray  # (k) seen so far
     epochs: np.ndarray  # (k) times the whole training text
     loss: np.ndarray  # (n, k) validation loss, nats a token
-    train_loss: np.ndarray  # (n, k) mean since the last measurement; nan at interval 0
+    train_loss: np.ndarray  # (n, k) mean since the last measurement
     se: np.ndarray  # (n, k) standard error of loss over the validation windows
-    change_se: np.ndarray  # (n, k) of its change, paired over the windows; nan at interval 0
-    published: np.ndarray  # (n, k) loss on the published study's windows; nan without
-    seconds: np.ndarray  # (n, k) since the seed began; nan if not known
+    change_se: np.ndarray  # (n, k) of its change, paired over the windows
+    published: np.ndarray  # (n, k) loss on the published study's windows
+    bits: np.ndarray  # (n, k) loss in bits a byte
+    seconds: np.ndarray  # (n, k) since the seed began
     windows: np.ndarray | None  # (n, k, n_windows) loss of each validation window
-    measures: dict  # name -> (n, k), from derive
     notes: list  # sentences about what is left out
 
     window = property(lambda run: run.config["volatility_window"])  # in intervals
@@ -118,14 +118,24 @@ class Run:
     # (n, m): the changes after the turn, m < 3 if it came late; without the first one (hence + 2),
     # which goes up because best is the minimum
     fluctuations = property(lambda run: run.measures["change"][:, run.best + 2 :])
-    # Computed when first asked for, then kept: the tests by variable, the simulation, the answers.
+    # Computed when first asked for, then kept: measures, tests by variable, simulation, answers.
+    measures = cached_property(lambda run: run.derive(run.loss))
     results = cached_property(lambda run: {name: stats.analyse(Y) for name, Y in tested(
         run.loss, run.measures, run.window).items()})
     simulated = cached_property(lambda run: false_positives(run))
     beside = cached_property(lambda run: beside_published(run))
     learned = cached_property(lambda run: memorized(run))
+    test = cached_property(lambda run: test_losses(run))
+    flops = property(lambda run: run.tokens * float(run.config["flops_per_token"]))  # (k) spent
     answers = cached_property(lambda run: [answer(run) for answer in (
         answer_stability, answer_seeds, answer_shape, answer_phase)])
+
+    def derive(self, loss):
+        return derive(loss, *map(self.config.get, RULES))
+
+    def with_loss(self, loss):
+        """This run with another loss (published windows, say) in place of its own."""
+        return replace(self, loss=loss, bits=loss * np.nan, windows=None)
 
 @contextlib.contextmanager
 def damaged(what, remedy):
@@ -143,42 +153,58 @@ def read_records(path):
     return [dict(zip(header, row)) for row in rows]
 
 def read_run(folder):
-    """Read config.json and metrics.csv of a run folder. InputError says what is missing."""
+    """The Run of a folder, for a report. InputError says what is missing or damaged."""
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} is not the folder of a run: it has no config.json")
-    loss, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
+    _, seeds, intervals, notes = stats.read_table(folder / "metrics.csv")
     if len(intervals) < 4:
         raise InputError(f"{folder} has {len(intervals)} intervals; a report needs 4 or more")
-    with damaged(f"config.json, metrics.csv or a val_windows.npy in {folder} is damaged",
-                 "the command that made the run writes all but config.json again"):
+    run = read_curves(folder, seeds, intervals)
+    with damaged(f"{folder / 'config.json'} is damaged", "mend it, or make the run anew"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for name, (kind, least, most) in LIMITS.items():
             if type(config[name]) not in (kind, int) or not least <= config[name] <= most:
                 raise ValueError(f"{name} is {config[name]!r:.40}")
         (config["preset"] + config["text"] + config["seed_decides"]).encode("utf-8")  # are text
-        cells = {(int(row["seed"]), int(row["interval"])): row
-                 for row in read_records(folder / "metrics.csv")}
-        column = lambda name: np.array([[float(cells[seed, interval].get(name) or "nan")
-                                         for interval in intervals] for seed in seeds])
-        tokens, epochs, train_loss, *others = map(column, (
-            "tokens_seen epochs train_loss val_loss_se val_change_se val_loss_published "
-            "elapsed_seconds").split())
-        if (not (np.diff(tokens[0]) > 0).all() or not np.isfinite([tokens, epochs]).all()
-                or (np.abs(train_loss) > 1e300).any() or tokens[0, 0] < 0):
-            raise ValueError("tokens_seen, epochs or train_loss has a number that cannot be")
-        files, windows = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds], None
-        if all(file.exists() for file in files):  # a published table comes without them
-            windows = np.stack([np.load(file) for file in files])
-            if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
-                raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
         for seed in sorted({int(seed) for seed in config["seeds"]} - set(seeds)):
             why = folder / f"seed_{seed}" / "left_out.txt"
             notes.append(f"Seed {seed} is left out: " + (
                 why.read_text(encoding="utf-8", errors="replace").strip() if why.is_file()
                 else "it is not complete"))
-    return Run(folder, config, seeds, intervals, tokens[0], epochs[0], loss, train_loss, *others,
-               windows, derive(loss, *map(config.get, RULES)), notes)
+    return replace(run, config=config, notes=notes)
+
+def read_curves(folder, seeds=None, intervals=None):
+    """The Run of a folder without its config: of these seeds and intervals; or, for comparing, of
+    a run whole or not yet, the intervals that all its seeds have reached."""
+    tables = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
+    if not tables:
+        raise InputError(f"{folder} has no metrics.csv, its own or of a seed, to compare")
+    with damaged(f"a metrics.csv or val_windows.npy in {folder} is damaged",
+                 "the command that made the run writes it again"):
+        cells = {(int(row["seed"]), int(row["interval"])): row
+                 for table in tables for row in read_records(table)}
+        if seeds is None:
+            seeds = list(dict.fromkeys(seed for seed, _ in cells))  # each once
+            intervals = [interval for interval in sorted({interval for _, interval in cells})
+                         if all((seed, interval) in cells for seed in seeds)]
+        tokens, epochs, loss, train_loss, *others = (
+            np.array([[float(cells[seed, interval].get(name) or "nan") for interval in intervals]
+                      for seed in seeds]) for name in (
+                "tokens_seen epochs val_loss train_loss val_loss_se val_change_se "
+                "val_loss_published bits_per_byte elapsed_seconds").split())
+        if (len(intervals) < 2 or not (np.diff(tokens) > 0).all() or (tokens != tokens[0]).any()
+                or not np.isfinite([tokens, epochs, loss]).all() or tokens[0, 0] < 0
+                or (np.abs(train_loss) > 1e300).any()):
+            raise ValueError("fewer than 2 intervals, or in tokens_seen, epochs, val_loss or "
+                             "train_loss a number that cannot be")
+        files, windows = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds], None
+        if all(file.exists() for file in files):  # a published table comes without them
+            windows = np.stack([np.load(file)[: len(intervals)] for file in files])
+            if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
+                raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
+    return Run(folder, {}, seeds, intervals, tokens[0], epochs[0], loss, train_loss, *others,
+               windows, [])
 
 # ---------------------------------------------------------------- drawing: SVG is text
 
@@ -515,8 +541,7 @@ def false_positives(run, n_studies=2000):
     alike = 0.0 if math.isnan(shared) else min(max(shared, 0.0), 0.99)
     flat = [flat_curves(rng, shape, size, rho, phi) for rho in (alike, 0.0)]
     (share, rises), (share_alone, _) = map(rises_found, flat)
-    null = [stability(derive(loss, *map(run.config.get, RULES)), run.window, run.best)
-            for loss in flat]
+    null = [stability(run.derive(loss), run.window, run.best) for loss in flat]
     found = {"n": shape[0], "shared": shared, "where": where, "phis": [], "seed": [],
              "rates": [stats.rejection_rates(next(iter(each.values()))) for each in null if each],
              "rises": [share, share_alone],
@@ -657,7 +682,7 @@ def answer_stability(run):
         said.append(f"{name}: never varies" if math.isnan(value) else f"{name}: {sign} = "
                     f"{number(value)}, p = {number(adjusted)} (give or take {error:.2g})")
         differ += [name] if adjusted < stats.ALPHA else []
-    alike = derive(run.mean[None], *map(run.config.get, RULES))["volatility"][0, w + 1 :]
+    alike = run.derive(run.mean[None])["volatility"][0, w + 1 :]
     if len(alike):
         said.append(f"from interval {run.intervals[w + 1]} on volatility goes from "
                     f"{number(run.measures['volatility'][:, w + 1].mean())} to "
@@ -888,42 +913,22 @@ def write_report(folder):
 
 # ---------------------------------------------------------------- runs side by side
 
-# n seeds, (k), (k), (n, k), (n, k) bits a byte, (n, k) loss on the published study's windows, and
-# (n, k, PARTS) loss in equal parts of the validation windows; nan where there is none
-Curves = namedtuple("Curves", "seeds tokens epochs loss bits published parts")
 PARTS = 8  # neighbours are in one part, so that each is of one kind of text, if there are kinds
 
-def in_parts(windows):
-    """Losses of windows (n, k, n_windows) -> (n, k, PARTS), the means of neighbouring ones. (Of
-    fewer than PARTS windows each is a part.)"""
-    size = max(1, windows.shape[-1] // PARTS)
-    return windows[..., : size * PARTS].reshape(*windows.shape[:2], -1, size).mean(-1)
+def in_parts(run):
+    """Losses (n, k, PARTS): means over neighbouring windows (of fewer than PARTS windows each is a
+    part); nan of a run whose windows are not there."""
+    if run.windows is None:
+        return np.full((*run.loss.shape, PARTS), np.nan)
+    size = max(1, run.windows.shape[-1] // PARTS)
+    return run.windows[..., : size * PARTS].reshape(*run.loss.shape, -1, size).mean(-1)
 
-def read_curves(folder):
-    """Curves of a run, whole or not yet: from its metrics.csv, or else from those of its seeds, as
-    far as all of them have come."""
-    tables = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
-    seeds = {}
-    with damaged(f"{folder} has no metrics.csv, its own or of a seed, with curves to compare",
-                 "train.py and run_all.py write them"):
-        for row in sum(map(read_records, tables), []):
-            seeds.setdefault(row["seed"], []).append([float(row.get(name) or "nan") for name in (
-                "tokens_seen", "epochs", "val_loss", "bits_per_byte", "val_loss_published")])
-        k = min(map(len, seeds.values()), default=0)
-        cube = np.array([rows[:k] for rows in seeds.values()])  # (n, k, 5)
-        if k < 2 or not np.isfinite(cube[..., :3]).all() or (cube[..., 0] != cube[0, :, 0]).any():
-            raise ValueError("fewer than 2 intervals, or different ones")
-        parts, files = np.full((*cube.shape[:2], PARTS), np.nan), [
-            folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds]
-        if all(file.exists() for file in files):
-            parts = in_parts(np.stack([np.load(file)[:k] for file in files]))
-    return Curves(list(seeds), *cube[0, :, :2].T, *np.moveaxis(cube[..., 2:], -1, 0), parts)
-
-def of_shared_seeds(all_curves):
-    """The same curves, but of the seeds alone that all have. (None: those are without any.)"""
-    seeds = [seed for seed in all_curves[0].seeds if all(seed in c.seeds for c in all_curves)]
-    take = lambda c, Y: Y[[c.seeds.index(seed) for seed in seeds]]
-    return [Curves(seeds, c.tokens, c.epochs, *(take(c, Y) for Y in c[3:])) for c in all_curves]
+def of_shared_seeds(runs):
+    """The same runs, but of the seeds alone that all have. (None: those are without any.)"""
+    seeds = [seed for seed in runs[0].seeds if all(seed in run.seeds for run in runs)]
+    rows = lambda run: [run.seeds.index(seed) for seed in seeds]
+    return [replace(run, seeds=seeds, **{name: Y[rows(run)] for name, Y in vars(run).items()
+                                         if np.ndim(Y) > 1}) for run in runs]  # (n, k) or more
 
 def after_turn(*losses):
     """The first interval after the minima of the curves losses (n, k): from there their waves are
@@ -931,39 +936,39 @@ def after_turn(*losses):
     turns = [(int(loss.mean(0).argmin()) + 1, loss.shape[1]) for loss in losses]
     return max([5, *(turn for turn, k in turns if turn + 10 <= k)])
 
-def character(curves, start):
+def character(run, start):
     """name -> number: what is compared between runs, of their waves from interval `start` on."""
-    _, tokens, epochs, loss, bits, _, parts = curves
-    mean, best = loss.mean(0), int(loss.mean(0).argmin())
+    loss, mean, best = run.loss, run.mean, run.best
     found = {"lowest mean loss (nats)": mean[best],
-             **({} if bits is None else {"the same in bits per byte": bits.mean(0)[best]}),
-             "at million tokens": tokens[best] / 1e6,
-             "at epoch": epochs[best], "rise from there to the end": mean[-1] - mean[best]}
+             "the same in bits per byte": run.bits.mean(0)[best],
+             "at million tokens": run.tokens[best] / 1e6,
+             "at epoch": run.epochs[best], "rise from there to the end": mean[-1] - mean[best]}
     if len(mean) > start + 5:  # else too short for more
         found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
                   f"volatility (5 changes), from interval {start + 4}": derive(loss)[
                       "volatility"][:, start + 4 :].mean()}
-        for name, several in (("waves", [loss]), ("in parts", [] if parts is None else (
-                parts.transpose(2, 0, 1)))):  # (in parts: means over parts)
-            each = [waves(Y[:, start:]) for Y in several if np.isfinite(Y).all()]
+        # (in parts: means over parts)
+        for name, several in (("waves", [loss]), ("in parts", in_parts(run).transpose(2, 0, 1))):
+            each = [waves(Y[:, start:]) for Y in several]
             found |= {f"{name}: {what}": np.mean(x) for what, x in (
                 ("their size (nats)", [w.std() for w in each]),
                 ("in common", [in_common(w) for w in each]),
                 ("share that returns with the place", [
-                    returning(w, recurrence(epochs)) for w in each])) if each}
-            if len(each) > 1:  # do parts rise and fall together, whatever the seed?
-                found["correlation of two parts"] = in_common(np.array([w.mean(0) for w in each]))
+                    returning(w, recurrence(run.epochs)) for w in each]))}
+        # Do parts rise and fall together, whatever the seed?
+        found["correlation of two parts"] = in_common(np.array([w.mean(0) for w in each]))
     if len(loss) > 1:
         spread = loss.std(0, ddof=1)
         found |= {"sd between seeds, mean": spread[1:].mean(), "sd between seeds, end": spread[-1]}
     return found
 
-def side_by_side(all_curves, start):
+def side_by_side(runs, start):
     """Rows of a table: what is compared, and the number of each run, nan where undefined."""
-    found = [character(curves, start) for curves in all_curves]
+    found = [character(run, start) for run in runs]
     # Every name once, in the order of the run that has most: a dict keeps the order of its keys.
     names = dict.fromkeys(sum(map(list, sorted(found, key=len, reverse=True)), []))
-    return [[name, *(each.get(name, math.nan) for each in found)] for name in names]
+    rows = [[name, *(each.get(name, math.nan) for each in found)] for name in names]
+    return [row for row in rows if not np.isnan(row[1:]).all()]
 
 def memorized(run):
     """(HTML, SVG) of memorization.csv, which run_all.py --memorization writes; else ("", None)."""
@@ -1014,12 +1019,11 @@ def beside_published(run):
         ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
-            [Curves(run.seeds, run.tokens, run.epochs, Y, None, None, None)
-             for Y in three.values()], start)) + kinds, drawing, waving
+            map(run.with_loss, three.values()), start)) + kinds, drawing, waving
 
 def in_kinds(run, start):
     """(HTML, SVG): the waves in each part of the validation windows, and what is left in all."""
-    parts, again, rows = in_parts(run.windows), recurrence(run.epochs), []
+    parts, again, rows = in_parts(run), recurrence(run.epochs), []
     each = [waves(parts[:, start:, j]) for j in range(parts.shape[-1])]
     for j, wave in enumerate(each):
         Y = parts[..., j].mean(0)
@@ -1042,7 +1046,7 @@ def in_kinds(run, start):
         / run.tokens[-1])
 
 def interaction(runs, start):
-    """Sentences on the first two of name -> Curves, on the seeds that both have. The interaction of
+    """Sentences on the first two of name -> Run, on the seeds that both have. The interaction of
     arm and interval is the repeated-measures ANOVA of their difference, without interval 0, where
     it is 0 by construction; the sizes of their waves are compared by a t test of logs. Before that,
     do the waves of one seed look alike in both? If not, what the arms differ in has made them."""
@@ -1050,7 +1054,7 @@ def interaction(runs, start):
     if not A.seeds or len(A.tokens) <= start + 5 or not np.array_equal(A.tokens, B.tokens):
         return [f"{one} and {two} are not tested against each other: that takes seeds that both "
                 f"have, and the same intervals, {start + 6} or more."]
-    stack = lambda X: X.parts.transpose(0, 2, 1).reshape(-1, len(X.tokens))  # (n PARTS, k)
+    stack = lambda X: in_parts(X).transpose(0, 2, 1).reshape(-1, len(X.tokens))  # (n PARTS, k)
     alike = {where: np.mean([in_common(waves(np.array(pair)[:, start:])) for pair in zip(*losses)])
              for where, losses in (("all windows", (A.loss, B.loss)),
                                    ("the published windows", (A.published, B.published)),
@@ -1077,7 +1081,7 @@ def compare(folders):
         raise InputError("two of the folders have one name; name different ones, or rename one")
     whole = {name: read_curves(Path(folder)) for name, folder in zip(names, folders)}
     runs = dict(zip(names, of_shared_seeds(list(whole.values()))))
-    seeds = f"of the seeds that all have ({', '.join(runs[names[0]].seeds)})"
+    seeds = f"of the seeds that all have ({', '.join(map(str, runs[names[0]].seeds))})"
     if not runs[names[0]].seeds:
         runs, seeds = whole, "each of its own seeds, since none is in all"
     stem = Path(folders[0], f"compared_with_{'_'.join(names[1:])}")
@@ -1089,8 +1093,7 @@ def compare(folders):
     rows = side_by_side(runs.values(), start)
     if all(np.isfinite(run.published).all() for run in runs.values()):
         rows += [["On the published study's windows", *names], *side_by_side(
-            [run._replace(loss=run.published, bits=None, parts=None) for run in runs.values()],
-            start)]
+            [run.with_loss(run.published) for run in runs.values()], start)]
     write_csv(f"{stem}.csv", ["", *names], rows)
     shown = [[f"From interval {start} on, where it says no more", *names],
              *([cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows)]
@@ -1100,31 +1103,20 @@ def compare(folders):
 
 # ---------------------------------------------------------------- the ladder: models at one cost
 
-# A rung: its run; training FLOPs (k) spent at each interval; of the n seeds that all rungs have
-# the validation loss (n, k) and the test loss (n) of the best checkpoint.
-Rung = namedtuple("Rung", "run flops loss test")
-
 def read_rungs(folders):
-    """name -> Rung. InputError if one cannot be read, or if they share fewer than 2 seeds."""
-    rungs = {}
-    for folder in map(Path, folders):
-        run = read_run(folder)
-        with damaged(f"test.csv or config.json in {folder} is damaged or not there",
-                     "run_all.py writes test.csv again"):
-            test = {int(row["seed"]): float(row["test_loss"])
-                    for row in read_records(folder / "test.csv")}
-            for name in ("parameters", "train_unknown", "valid_unknown", "test_unknown",
-                         "valid_tokens", "test_tokens"):
-                format(run.config[name], ",d")
-            rungs[folder.name] = Rung(run, run.tokens * float(run.config["flops_per_token"]),
-                                      run.loss, np.array([test[seed] for seed in run.seeds]))
-    shared = sorted(set.intersection(*(set(rung.run.seeds) for rung in rungs.values())))
-    if len(shared) < 2:
-        raise InputError(f"fewer than 2 seeds are complete in all of {', '.join(rungs)}")
-    for name, rung in rungs.items():
-        rows = [rung.run.seeds.index(seed) for seed in shared]
-        rungs[name] = rung._replace(loss=rung.loss[rows], test=rung.test[rows])
-    return rungs
+    """name -> Run, of the seeds that are complete in all. InputError if these are fewer than 2."""
+    rungs = of_shared_seeds([read_run(folder) for folder in folders])
+    if len(rungs[0].seeds) < 2:
+        raise InputError("fewer than 2 seeds are complete in all of "
+                         + ", ".join(run.folder.name for run in rungs))
+    return {run.folder.name: run for run in rungs}
+
+def test_losses(run):
+    """(n): the loss of each seed's best checkpoint on the test text, which run_all.py measures."""
+    with damaged(f"test.csv in {run.folder} is damaged or not there", "run_all.py writes it again"):
+        loss = {int(row["seed"]): float(row["test_loss"])
+                for row in read_records(run.folder / "test.csv")}
+        return np.array([loss[seed] for seed in run.seeds])
 
 def claims(losses):
     """claim -> the difference of each seed (n), from rung -> losses (n), all at one cost. A claim
@@ -1177,7 +1169,7 @@ def ladder_figures(rungs, unit):
     lowest = np.min([np.interp(x, *curve[1:], left=np.inf) for curve in curves], axis=0)
     # (Before its first measurement, left, a rung has nothing to offer: its loss is infinite.)
     frontier = np.minimum.accumulate(lowest)  # the best that so many FLOPs or fewer can buy
-    dots = [(name, np.log10([rung.run.config["parameters"]]), rung.test.mean(keepdims=True))
+    dots = [(name, np.log10([rung.config["parameters"]]), rung.test.mean(keepdims=True))
             for name, rung in rungs.items()]
     curves.insert(0, ("frontier", x, frontier))  # below the others: one of them lies on it
     return {"loss_by_flops": line_chart(curves, "training FLOPs (powers of ten)",
@@ -1191,7 +1183,7 @@ def write_ladder(folder, folders):
     rung spent that spent least. Trap: at a single cost each rung stands at another place of the
     text, and the curves wobble with the place."""
     folder, rungs = Path(folder), read_rungs(folders)
-    config = next(iter(rungs.values())).run.config
+    config = next(iter(rungs.values())).config
     budget = min(rung.flops[-1] for rung in rungs.values())
     costs = budget * np.linspace(0.75, 1, 26)
     losses = {name: np.array([np.interp(costs, rung.flops, curve).mean() for curve in rung.loss])
@@ -1201,8 +1193,8 @@ def write_ladder(folder, folders):
     for name, rung in rungs.items():
         # (Two nans, so that their mean and sd are nan too.)
         perplexity = np.exp(rung.test) if unit == "word" else np.full(2, math.nan)
-        rows.append([name, rung.run.config["parameters"],
-                     float(rung.run.config["flops_per_token"]), rung.flops[-1], rung.test.mean(),
+        rows.append([name, rung.config["parameters"],
+                     float(rung.config["flops_per_token"]), rung.flops[-1], rung.test.mean(),
                      rung.test.std(ddof=1), rung.test.mean() / math.log(2), perplexity.mean(),
                      perplexity.std(ddof=1), losses[name].mean()])
     tests, drawings = claims_tested(claims(losses)), ladder_figures(rungs, unit)

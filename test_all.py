@@ -756,7 +756,7 @@ def test_telemetry_verdicts_can_go_both_ways():
             (telemetry.answer_shape, falls + 0.1 * np.maximum(t - 9, 0), falls),
             (telemetry.answer_phase, falls, zigzag)):
         for loss, verdict in ((yes, "reject H"), (no, "fail to reject H")):
-            asked = replace(run, loss=loss, measures=telemetry.derive(loss))
+            asked = replace(run, loss=loss)
             assert answer(asked).verdict.startswith(verdict), answer
     windows = np.repeat(falls[..., None] + 2, 4, axis=-1)
     windows[:, 4, ::2] -= 5
@@ -776,7 +776,7 @@ def test_telemetry_verdicts_can_go_both_ways():
             changes = 0.01 * rng.normal(size=(6, 21)) * np.where(t > 12, 20, 1)
         loss = 3 + 0.05 * (t - 4) + changes.cumsum(1)
         loss[:, :5] = 3 + descent + 0.001 * rng.normal(size=(6, 5))
-        study = replace(run, loss=loss, measures=telemetry.derive(loss))
+        study = replace(run, loss=loss)
         study.simulated = telemetry.false_positives(study, 1000 if i >= 40 else 200)
         verdict = telemetry.answer_stability(study).verdict
         if i >= 40:
@@ -933,8 +933,8 @@ def test_telemetry_ladder_tests_planted_claims():
     lines = [line for line in table.read_text().splitlines() if not line.startswith("303,")]
     table.write_text("\n".join(lines), encoding="utf-8")
     few, whole = telemetry.read_rungs([at / "rotary", at / "transformer-2"]).values()
-    assert few.loss.shape == (5, 21) and whole.test.tolist() == whole.run.loss[
-        [0, 1, 3, 4, 5], -1].tolist() == whole.loss[:, -1].tolist()
+    assert few.seeds == whole.seeds and whole.loss.shape == (5, 21)
+    assert whole.test.tolist() == whole.loss[:, -1].tolist()
     (at / "mlp-128" / "test.csv").unlink()
     refused(lambda: telemetry.write_ladder(at, [at / "mlp-128"]), "test.csv")
     assert telemetry.claims({"rotary": [1.0], "llama": [1.0]}) == {}
