@@ -428,13 +428,10 @@ def contrasts(t, names):
 
 def in_common(d):
     """Mean correlation between the rows of d (n, m): how much of their ups and downs is shared."""
-    (n, m), d = d.shape, d - d.mean(1, keepdims=True) if d.size else d
-    length = np.sqrt((d**2).sum(1, keepdims=True))
-    if n < 2 or m < 3 or not length.all():
+    n, m = d.shape
+    if n < 2 or m < 3 or not np.ptp(d, axis=1).all():
         return math.nan
-    # A correlation is the product of two rows of length 1. The square of the sum of all rows is the
-    # sum of all their products: n of rows with themselves, 1 each, and n (n - 1) of pairs.
-    return float(((d / length).sum(0) ** 2).sum() - n) / (n * (n - 1))
+    return float(np.corrcoef(d).sum() - n) / (n * (n - 1))  # n: those of the rows with themselves
 
 def waves(loss):
     """What is left of each row of loss (n, m) when its own cubic trend is taken away: (n, m).
