@@ -443,14 +443,11 @@ def waves(loss):
 def recurrence(epochs):
     """After how many intervals do measurements fall at nearly the same place of the text? Or 0.
     Example: with 2.333 epochs between two of them, after 3."""
-    place = epochs[1:] % 1  # as a share of the text
-    near = lambda a, b: abs((a - b + 0.5) % 1 - 0.5) < 0.03  # on a circle: .99 is near .01
-    if len(place) < 2 or near(*place[:2]):
-        return 0  # (it hardly moves)
-    # The i-th measurement after the first, and the 2i-th, are back at its place.
-    again = (i for i in range(2, len(place) // 2) if near(place[i], place[0])
-             and near(place[2 * i], place[0]))
-    return next(again, 0)
+    step = (epochs[-1] - epochs[0]) / (len(epochs) - 1)
+    off = lambda i: abs(i * step - round(i * step))  # how far from whole epochs, after i intervals
+    if off(1) < 0.03:
+        return 0  # (the place hardly moves)
+    return next((i for i in range(2, (len(epochs) - 1) // 2) if off(i) < 0.015), 0)
 
 def returning(wave, lag):
     """How much of the mean of the waves (n, m) depends on the place in the text? Its points i, i +
