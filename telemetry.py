@@ -433,11 +433,13 @@ def in_common(d):
         return math.nan
     return float(np.corrcoef(d).sum() - n) / (n * (n - 1))  # n: those of the rows with themselves
 
-def waves(loss):
-    """What is left of each row of loss (n, m) when its own cubic trend is taken away: (n, m).
-    Trap: no cubic follows a sharp turn. Begin after it, or all seeds share the misfit."""
+def waves(loss, degree=3):
+    """What is left of each row of loss (n, m) when its own cubic trend is taken away, or one of
+    another degree: (n, m). Trap: no cubic follows a sharp turn. Begin after it, or all seeds share
+    the misfit."""
     t = np.linspace(-1, 1, loss.shape[1])  # (powers of 1 to 16 would be too unlike to be exact)
-    fit = np.polynomial.polynomial.polyfit(t, loss.T, min(3, len(t) - 1))
+    degree = min(degree, max(len(t) - 2, 0))  # (a curve through every point would leave nothing)
+    fit = np.polynomial.polynomial.polyfit(t, loss.T, degree)
     return loss - np.polynomial.polynomial.polyval(t, fit)
 
 def recurrence(epochs):
@@ -477,13 +479,6 @@ def patience_costs(loss):
         lost = np.mean([row[: t + 1].min() - row.min() for row, t in zip(loss, at)])
         said.append(f"{patience}: at {np.mean(at):.1f}, {lost:.3f} nats lost")
     return "; of ".join(said)
-
-def less_line(d):
-    """The rows of d (n, m), each less its own straight line. A loss that turns, or falls ever more
-    slowly, has changes with a trend, which all seeds share and which is no noise."""
-    t = np.arange(d.shape[1]) - (d.shape[1] - 1) / 2
-    d = d - d.mean(1, keepdims=True)
-    return d - np.outer(d @ t, t) / max(t @ t, 1)
 
 def over_time(x, lines=False):
     """The phi of AR(1): how the rows of x (n, m) correlate with themselves one interval later.
@@ -526,7 +521,9 @@ def false_positives(run, n_studies=2000):
     where = "after the turn"
     if math.isnan(in_common(d)):  # the loss turned late or never
         where, d = "in the last half", run.measures["change"][:, 1 + k // 2 :]
-    d = less_line(d)
+    # A loss that turns, or falls ever more slowly, has changes with a trend, which all seeds share
+    # and which is no noise.
+    d = waves(d, degree=1)
     shared, phi = in_common(d), over_time(d, lines=True)
     size = math.sqrt((d**2).sum() / (n * max(d.shape[1] - 2, 1)))  # sd; a line has two constants
     shape = int(np.clip(1e6 // (n * k), 100, n_studies)), n, k  # fewer studies of large tables
@@ -581,7 +578,7 @@ def audit_precision(run):
 
 def audit_common(run):
     shared, again = in_common(run.fluctuations), recurrence(run.epochs)
-    less = in_common(less_line(run.fluctuations)) if shared == shared else shared
+    less = in_common(waves(run.fluctuations, degree=1)) if shared == shared else shared
     where = "Each seed read the text in an order of its own."
     if run.config["seed_decides"] == "order":  # a class exercise
         where = "All seeds read the text in one shuffled order."

@@ -791,17 +791,17 @@ def test_telemetry_verdicts_can_go_both_ways():
 
 def test_telemetry_correlation_over_time_is_found_again():
     """AR(1) rows of a known phi: estimated without bias, a straight line taken off each or not;
-    and less_line takes off any line and nothing else."""
+    and waves of degree 1 take off any line and nothing else."""
     rng, m = np.random.default_rng(2), 15
     for phi in (-0.3, 0.0, 0.5):
         x = stats.ar1(rng, (1500, 6, m), phi)
         drift = x + rng.normal(size=(1500, 6, 1)) * np.arange(m) + 7
         plain = np.mean([telemetry.over_time(rows) for rows in x])
-        lines = np.mean([telemetry.over_time(telemetry.less_line(rows), lines=True)
+        lines = np.mean([telemetry.over_time(telemetry.waves(rows, 1), lines=True)
                          for rows in drift])
         assert abs(plain - phi) < 0.03 and abs(lines - phi) < 0.03, (phi, plain, lines)
     wave = np.tile([1.0, -1, -1, 1], (2, 4))  # has no line in it
-    same(telemetry.less_line(wave + 3 * np.arange(16) + 5), wave, 1e-9)
+    same(telemetry.waves(wave + 3 * np.arange(16) + 5, 1), wave, 1e-9)
 
 def test_telemetry_every_third_measurement_returns_to_its_place():
     """The published waves: of all 16, those at intervals 7, 10, ... 19 alone lie below at their
