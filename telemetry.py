@@ -406,6 +406,16 @@ def tested(loss, measures, w):
         name: Y for name, Y in stability(measures, w, best).items() if "volatility" in name}
     return {name: Y for name, Y in matrices.items() if Y.shape[1] >= 2}
 
+PARTS = 8  # neighbours are in one part, so that each is of one kind of text, if there are kinds
+
+def in_parts(run, n_parts=PARTS):
+    """Losses (n, k, n_parts): means over neighbouring windows (where there are fewer than n_parts,
+    each is a part); nan of a run whose windows are not there."""
+    if run.windows is None:
+        return np.full((*run.loss.shape, n_parts), np.nan)
+    size = max(1, run.windows.shape[-1] // n_parts)
+    return run.windows[..., : size * n_parts].reshape(*run.loss.shape, -1, size).mean(-1)
+
 def planned(run):
     """The tests of chance (interval 0) against the minimum and of the minimum against the end.
 
@@ -415,9 +425,7 @@ def planned(run):
     alone reject."""
     choose = test = run.loss
     if run.windows is not None:
-        n_windows = run.windows.shape[-1]
-        half = np.arange(n_windows) // max(1, n_windows // 16) % 2 == 0
-        choose, test = run.windows[..., half].mean(-1), run.windows[..., ~half].mean(-1)
+        choose, test = (in_parts(run, 16)[..., first::2].mean(-1) for first in (0, 1))
     best, last = int(choose.mean(0).argmin()), run.loss.shape[1] - 1
     return stats.pairwise_tests(test, [(a, b) for a, b in ((0, best), (best, last)) if a != b])
 
@@ -561,14 +569,13 @@ def audit_precision(run):
     c, rises, error = run.config, run.measures["backslide"] == 1, run.change_se
     alike = "Windows resemble their neighbours, so true errors are larger."
     if run.windows is not None:
-        size = max(1, run.windows.shape[-1] // 32)
-        blocks = run.windows[..., : run.windows.shape[-1] // size * size].reshape(
-            *run.loss.shape, -1, size).mean(-1)
+        blocks = in_parts(run, 32)
         of_blocks = lambda x: x.std(-1, ddof=1) / math.sqrt(x.shape[-1])
         error = np.insert(of_blocks(np.diff(blocks, axis=1)), 0, np.nan, axis=1)
-        alike = f"""But windows resemble their neighbours. With every {size} in a row as one
-            observation the errors are {np.median(of_blocks(blocks)):.3f} and
-            {np.nanmedian(error):.3f}; for text of another kind none of these holds."""
+        alike = f"""But windows resemble their neighbours. With every
+            {run.windows.shape[-1] // blocks.shape[-1]} in a row as one observation the errors are
+            {np.median(of_blocks(blocks)):.3f} and {np.nanmedian(error):.3f}; for text of another
+            kind none of these holds."""
     small = rises & (run.measures["change"] < 2 * error)
     return f"""Each validation loss rests on {c['valid_windows'] * c['block_size']:,d} tokens. Its
         standard error over {c['valid_windows']} windows is about {np.median(run.se):.3f} nats, that
@@ -901,16 +908,6 @@ def write_report(folder):
     return [*summary(run), f"The report: {run.folder / 'report.html'}"]
 
 # ---------------------------------------------------------------- runs side by side
-
-PARTS = 8  # neighbours are in one part, so that each is of one kind of text, if there are kinds
-
-def in_parts(run):
-    """Losses (n, k, PARTS): means over neighbouring windows (of fewer than PARTS windows each is a
-    part); nan of a run whose windows are not there."""
-    if run.windows is None:
-        return np.full((*run.loss.shape, PARTS), np.nan)
-    size = max(1, run.windows.shape[-1] // PARTS)
-    return run.windows[..., : size * PARTS].reshape(*run.loss.shape, -1, size).mean(-1)
 
 def of_shared_seeds(runs):
     """The same runs, but of the seeds alone that all have. (None: those are without any.)"""
