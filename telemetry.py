@@ -1009,27 +1009,21 @@ def beside_published(run):
 
 def in_kinds(run, start):
     """(HTML, SVG): the waves in each part of the validation windows, and what is left in all."""
-    parts, again, rows = in_parts(run), recurrence(run.epochs), []
-    each = [waves(parts[:, start:, j]) for j in range(parts.shape[-1])]
-    for j, wave in enumerate(each):
-        Y = parts[..., j].mean(0)
-        rows.append([j + 1, Y.min(), Y[-1] - Y.min(), wave.std(), in_common(wave),
-                     returning(wave, again)])
-    means = np.array([wave.mean(0) for wave in each])  # (PARTS, m)
+    parts = [run.with_loss(losses) for losses in in_parts(run).transpose(2, 0, 1)]
+    means = np.array([waves(part.loss[:, start:]).mean(0) for part in parts])  # (PARTS, m)
     alike, whole = np.corrcoef(means), waves(run.loss[:, start:]).mean(0)
     pairs = alike[np.triu_indices(len(means), 1)]
     size = lambda wave: math.sqrt((wave**2).mean())
     x = run.tokens[start:] / 1e6
     two = np.unravel_index(alike.argmin(), alike.shape)  # the parts that are least alike
-    return paragraphs(f"""The same in {len(each)} equal parts of the {run.windows.shape[-1]:,d}
+    return paragraphs(f"""The same in {len(parts)} equal parts of the {run.windows.shape[-1]:,d}
         windows, neighbours together. The waves of the mean curve have the size {size(means):.3f} in
         a part and {size(whole):.3f} in all; between two parts they correlate {pairs.min():.2f} to
         {pairs.max():.2f}: where text of different kinds rises and falls in turn, a mean over all
-        hides it.""") + table(["part", "lowest mean loss", "rise to the end", "waves: size",
-                               "in common", "returns with the place"], rows), line_chart(
-        [("mean", x, whole), *((f"part {j + 1}", x, means[j]) for j in two)],
-        "training tokens (millions)", "loss less its cubic curve (nats)", run.epochs[-1] * 1e6
-        / run.tokens[-1])
+        hides it.""") + table(["part", *range(1, len(parts) + 1)], side_by_side(parts, start)
+        ), line_chart([("mean", x, whole), *((f"part {j + 1}", x, means[j]) for j in two)],
+                      "training tokens (millions)", "loss less its cubic curve (nats)",
+                      run.epochs[-1] * 1e6 / run.tokens[-1])
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Run, on the seeds that both have. The interaction of
