@@ -913,8 +913,9 @@ def of_shared_seeds(runs):
     """The same runs, but of the seeds alone that all have. (None: those are without any.)"""
     seeds = [seed for seed in runs[0].seeds if all(seed in run.seeds for run in runs)]
     rows = lambda run: [run.seeds.index(seed) for seed in seeds]
-    return [replace(run, seeds=seeds, **{name: Y[rows(run)] for name, Y in vars(run).items()
-                                         if np.ndim(Y) > 1}) for run in runs]  # (n, k) or more
+    return [replace(run, seeds=seeds, **{
+        name: Y[rows(run)] for name, Y in vars(run).items()
+        if isinstance(Y, np.ndarray) and Y.ndim > 1}) for run in runs]  # (n, k) or more
 
 def after_turn(*losses):
     """The first interval after the minima of the curves losses (n, k): from there their waves are
@@ -1001,7 +1002,8 @@ def beside_published(run):
         {np.abs(b - a).mean():.3f} nats on average over the {len(a)} intervals; ours is
         lowest at interval {run.intervals[b.argmin()]}, theirs at {run.intervals[a.argmin()]};
         from interval 6 on our changes and theirs correlate {agree:.2f}. The {windows} windows
-        begin at the same token; the 16 are {easy.min():.2f} to {easy.max():.2f} nats easier."""
+        begin at the same token; from interval 1 on the 16 are {easy.min():.2f} to {easy.max():.2f}
+        nats easier."""
         ) + table(["interval", *three, "difference"], zip(run.intervals, a, b, wide, b - a)
         ) + paragraphs(f"""What of the published ups and downs remains on more windows, from
         interval {start} on:""") + table(["", *three], side_by_side(
@@ -1010,20 +1012,21 @@ def beside_published(run):
 def in_kinds(run, start):
     """(HTML, SVG): the waves in each part of the validation windows, and what is left in all."""
     parts = [run.with_loss(losses) for losses in in_parts(run).transpose(2, 0, 1)]
-    means = np.array([waves(part.loss[:, start:]).mean(0) for part in parts])  # (PARTS, m)
-    alike, whole = np.corrcoef(means), waves(run.loss[:, start:]).mean(0)
+    each = np.array([waves(part.loss[:, start:]) for part in parts])  # (PARTS, n, m)
+    whole, means, x = waves(run.loss[:, start:]), each.mean(1), run.tokens[start:] / 1e6
+    alike = np.corrcoef(means)
     pairs = alike[np.triu_indices(len(means), 1)]
-    size = lambda wave: math.sqrt((wave**2).mean())
-    x = run.tokens[start:] / 1e6
     two = np.unravel_index(alike.argmin(), alike.shape)  # the parts that are least alike
+    drawing = line_chart(
+        [("mean", x, whole.mean(0)), *((f"part {j + 1}", x, means[j]) for j in two)],
+        "training tokens (millions)", "loss less its cubic curve (nats)", run.epochs[-1] * 1e6
+        / run.tokens[-1])
     return paragraphs(f"""The same in {len(parts)} equal parts of the {run.windows.shape[-1]:,d}
-        windows, neighbours together. The waves of the mean curve have the size {size(means):.3f} in
-        a part and {size(whole):.3f} in all; between two parts they correlate {pairs.min():.2f} to
-        {pairs.max():.2f}: where text of different kinds rises and falls in turn, a mean over all
-        hides it.""") + table(["part", *range(1, len(parts) + 1)], side_by_side(parts, start)
-        ), line_chart([("mean", x, whole), *((f"part {j + 1}", x, means[j]) for j in two)],
-                      "training tokens (millions)", "loss less its cubic curve (nats)",
-                      run.epochs[-1] * 1e6 / run.tokens[-1])
+        windows, neighbours together. The waves of a seed have the size
+        {each.std((1, 2)).mean():.3f} in a part and {whole.std():.3f} in all; between two parts
+        those of the mean curve correlate {pairs.min():.2f} to {pairs.max():.2f}: where text of
+        different kinds rises and falls in turn, a mean over all hides it.""") + table(
+        ["part", *range(1, len(parts) + 1)], side_by_side(parts, start)), drawing
 
 def interaction(runs, start):
     """Sentences on the first two of name -> Run, on the seeds that both have. The interaction of
@@ -1086,6 +1089,12 @@ def compare(folders):
 def read_rungs(folders):
     """name -> Run, of the seeds that are complete in all. InputError if these are fewer than 2."""
     rungs = of_shared_seeds([read_run(folder) for folder in folders])
+    for run in rungs:
+        with damaged(f"config.json in {run.folder} is damaged", "make the rung anew"):
+            float(run.config["flops_per_token"])
+            for name in ("parameters", "train_unknown", "valid_unknown", "test_unknown",
+                         "train_tokens", "valid_tokens", "test_tokens"):
+                format(run.config[name], ",d")
     if len(rungs[0].seeds) < 2:
         raise InputError("fewer than 2 seeds are complete in all of "
                          + ", ".join(run.folder.name for run in rungs))
@@ -1224,7 +1233,7 @@ def lesson():
     yield f"After the turn, the changes of two seeds correlate {in_common(m['change'][:, 6:]):.2f}."
     yield "Mean loss minus its cubic trend; every third falls on one place of the text:"
     yield "  " + "  ".join(f"{t}:{x:+.3f}" for t, x in enumerate(wave.mean(0), 5))
-    # (46.67 epochs in 20 intervals are 2.333 each: 3 intervals are 7 whole epochs.)
+    # (46.68 epochs in 20 intervals are 2.334 each: 3 intervals are 7 whole epochs, nearly.)
     yield (f"Of these, {returning(wave, 3):.0%} of the variance returns with the place. "
            "Is that instability of the training, or a property of the text?")
     mean, best, last = Y.mean(0), int(Y.mean(0).argmin()), Y.shape[1] - 1

@@ -901,7 +901,7 @@ def test_telemetry_beside_the_published_study():
     assert "part 1" in drawing and "part 2" in drawing and "part 3" not in drawing
     size = telemetry.waves(wave[None, 5:]).std()
     assert f"size {size:.3f} in a part and 0.000 in all" in text, text
-    assert "they correlate -1.00 to 1.00: where" in text
+    assert "curve correlate -1.00 to 1.00: where" in text
     assert text.count(f"<td class=n>{size:.4g}</td>") == 8
 
 def test_telemetry_ladder_tests_planted_claims():
@@ -937,6 +937,8 @@ def test_telemetry_ladder_tests_planted_claims():
     assert whole.test.tolist() == whole.loss[:, -1].tolist()
     (at / "mlp-128" / "test.csv").unlink()
     refused(lambda: telemetry.write_ladder(at, [at / "mlp-128"]), "test.csv")
+    published_run(at / "linear")  # no rung: its config.json has no number of parameters
+    refused(lambda: telemetry.write_ladder(at, [at / "linear"]), "config.json")
     assert telemetry.claims({"rotary": [1.0], "llama": [1.0]}) == {}
     assert telemetry.claims_tested({"of four": noise[:4, 0]})[0][-1].startswith("described")
 
