@@ -200,7 +200,7 @@ def read_curves(folder, seeds=None, intervals=None):
                              "train_loss a number that cannot be")
         files, windows = [folder / f"seed_{seed}" / "val_windows.npy" for seed in seeds], None
         if all(file.exists() for file in files):  # a published table comes without them
-            windows = np.stack([np.load(file)[: len(intervals)] for file in files])
+            windows = np.float64([np.load(file)[: len(intervals)] for file in files])
             if not np.allclose(windows.mean(-1), loss, rtol=1e-6):
                 raise ValueError("the means of val_windows.npy are not the losses of metrics.csv")
     return Run(folder, {}, seeds, intervals, tokens[0], epochs[0], loss, train_loss, *others,
