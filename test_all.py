@@ -70,9 +70,13 @@ def command(program, *words):
         out, end = said(runpy.run_path, str(HERE / program), None, "__main__")
     return out, 0 if isinstance(end, dict) else end  # a dict is what the program has defined
 
+def table_of(path):
+    """The rows of a csv file, as lists of str."""
+    return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+
 def rows_of(path):
     """The rows of a metrics.csv but for the two columns that hold times."""
-    return [row[:-2] for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8")))]
+    return [row[:-2] for row in table_of(path)]
 
 # ---------------------------------------------------------------- data
 
@@ -851,7 +855,7 @@ def test_telemetry_compares_waves():
     for r in (np.mean(pairs), np.mean(same_first)):  # (on the published windows two repeats seed 1)
         assert f" {telemetry.number(r)}" in lines[-3], (lines[-3], r)
     assert float(re.search(r"([0-9.]+) .parts", lines[-3])[1]) > 0.99
-    table = list(csv.reader(open(at / "two" / "compared_with_one.csv", encoding="utf-8")))
+    table = table_of(at / "two" / "compared_with_one.csv")
     (size, *_), (common, *_), (place, *_) = ([float(x) for x in row[1:]] for row in table
                                              if row[0].startswith("in parts"))
     planted = telemetry.waves(50.0 * (t % 3 == 1)[None, 5:])
@@ -869,7 +873,7 @@ def test_telemetry_compares_runs_whole_or_not():
     a = stats.rm_anova((Z - one.loss)[:, 1:])
     assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
     assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-2]
-    table = list(csv.reader(open(at / "two" / "compared_with_one.csv", encoding="utf-8")))
+    table = table_of(at / "two" / "compared_with_one.csv")
     assert table[0] == ["", "two", "one"] and "volatility" in table[7][0]
     at_16 = next(i for i, row in enumerate(table) if row[0].startswith("On the published"))
     lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
@@ -878,7 +882,7 @@ def test_telemetry_compares_runs_whole_or_not():
     same(float(table[2][1]), float(table[1][1]) / 2)
     lines = telemetry.compare([at / "two", at / "one", at / "three"])
     assert f"all have ({one.seeds[0]})" in lines[0] and "F(19, 95)" in lines[-2]
-    table = list(csv.reader(open(at / "two" / "compared_with_one_three.csv", encoding="utf-8")))
+    table = table_of(at / "two" / "compared_with_one_three.csv")
     same([float(x) for x in table[1][1:]], [Y[0].min() for Y in (Z, one.loss, Z[:, :4])])
     assert table[7][3] == ""
     assert "one seed in common" in telemetry.compare([at / "four", at / "one"])[-1]
@@ -926,9 +930,9 @@ def test_telemetry_ladder_tests_planted_claims():
                     said[1]), said
     assert "rotary minus learned" in said[2] and "no difference shown" in said[2], said
     assert len(said) == 4 and "Test loss over the rungs" in (at / "report.html").read_text()
-    rows = list(csv.reader(open(at / "rungs.csv", encoding="utf-8")))
+    rows = table_of(at / "rungs.csv")
     same(float(rows[2][6]), float(rows[2][4]) / math.log(2))
-    assert len((at / "pairs.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
+    assert len(table_of(at / "pairs.csv")) == 1 + 6
     table = at / "rotary" / "metrics.csv"
     lines = [line for line in table.read_text().splitlines() if not line.startswith("303,")]
     table.write_text("\n".join(lines), encoding="utf-8")
@@ -1245,15 +1249,14 @@ def test_run_all_climbs_the_ladder():
     at = folder()
     out, status = command("run_all.py", *words, at)
     assert not status and "2 rungs, 2 seeds" in out, out
-    rows = list(csv.DictReader(open(at / "rungs.csv", encoding="utf-8")))
-    costs = [float(row["training FLOPs"]) for row in rows]
-    assert [row["rung"] for row in rows] == words[3:5] and max(costs) < 1.04 * min(costs)
-    judged = list(csv.DictReader(open(at / "rotary" / "test.csv", encoding="utf-8")))
+    _, *rungs = table_of(at / "rungs.csv")
+    costs = [float(row[3]) for row in rungs]  # training FLOPs
+    assert [row[0] for row in rungs] == words[3:5] and max(costs) < 1.04 * min(costs)
     config = model.ModelConfig(50, 16, 2, 4, 16, "transformer", "rotary")
     network, ids = model.build(config), np.load(at / "rotary" / "text.npz")["test"]
     network.load_state_dict(train.read_checkpoint(at / "rotary/seed_2/best.pt")["model"])
     x, y = (torch.from_numpy(ids[i : i + 128]).reshape(8, 16) for i in (0, 1))
-    same(float(judged[1]["test_loss"]), network(x, y)[1].item(), 1e-5)
+    same(float(table_of(at / "rotary" / "test.csv")[2][2]), network(x, y)[1].item(), 1e-5)
     before = {p: p.read_bytes() for p in at.rglob("*.csv")}
     assert not command("run_all.py", *words, at)[1]
     assert before == {p: p.read_bytes() for p in at.rglob("*.csv")}
@@ -1275,7 +1278,7 @@ def test_run_all_finds_what_was_learned_by_heart():
     with patch.object(run_all, "build", return_value=reciter), patch.object(
             run_all, "read_checkpoint", return_value=saved):
         said(run_all.write_memorization, study, 101, 2)
-    rows = list(csv.reader(open(at / "memorization.csv", encoding="utf-8")))[1:]
+    rows = table_of(at / "memorization.csv")[1:]
     assert rows == [["validation text", "5", "5"], ["validation text", "0", "0"]] + [
         [f"{name} (interval 7)", "6", "5"] for name in ("best", "last") for _ in range(2)]
     table, drawing = telemetry.memorized(published_run(at))
