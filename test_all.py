@@ -257,10 +257,10 @@ def test_model_has_the_published_size_and_cost():
     """4,262,144 parameters, and 27 MFLOP a training token. The formula for FLOPs equals torch's own
     count of matrix products, attention written out, of every rung and of the benchmark's ceiling.
     """
-    network = model.Llama(model.ModelConfig())
-    assert sum(p.numel() for p in network.parameters()) == 4_262_144
-    assert model.training_flops_per_token(model.ModelConfig()) == 27_131_904
-    assert all(0.019 < p.std() < 0.021 for p in network.parameters() if p.dim() == 2)
+    table, _ = command("model.py")
+    assert re.search("in all +4,262,144\n", table) and " 27,131,904 FLOPs" in table
+    matrices = [p for p in model.Llama(model.ModelConfig()).parameters() if p.dim() == 2]
+    assert all(0.019 < p.std() < 0.021 for p in matrices)
     for tiny in EVERY_RUNG:
         network, tokens = tiny_model(config=tiny)
         with patch.object(F, "scaled_dot_product_attention", model.attention), \
@@ -686,12 +686,10 @@ def test_telemetry_measures_are_their_definitions():
     batch = telemetry.derive(np.stack([Y, 2 * Y, Y[::-1]]), window=4, spike_factor=1.3)
     for name, value in m.items():
         np.testing.assert_array_equal(batch[name][0], value)
-    assert [telemetry.patience_stop([3, 2, 4, 5, 1], p) for p in (1, 2, 3)] == [2, 3, 4]
     assert telemetry.patience_stop([3, 3, 2], 1) == 1
     assert telemetry.patience_costs(np.array([[3, 2, 4, 5, 1], [5, 4, 3, 2, 1]])) == (
         "1: at 3.0, 0.500 nats lost; of 2: at 3.5, 0.500 nats lost; of 3: at 4.0, 0.000 nats lost")
-    lesson = " ".join(" ".join(telemetry.lesson()).split())
-    assert "Stop at interval 4: the other 80%" in lesson and "the turn 1.20 (0.34)" in lesson
+    assert "Stop at interval 4: the other 80%" in command("telemetry.py")[0]  # the lesson
 
 def published_run(at=None, published_less=0.0, loss=None, **more):
     """The published observations as a run folder, with or without a second validation loss; or
@@ -737,8 +735,6 @@ def test_telemetry_audit_of_the_published_study():
     assert named[0] == "1" and named[-1] in ("10", "15", "20"), named  # the true intervals
     verdicts = [answer.verdict.split(" H0")[0] for answer in run.answers]
     assert verdicts == ["fail to reject", "reject", "reject", "fail to reject"], run.answers
-    run.config["seed_decides"] = "weights+order"
-    assert "weights and the order" in telemetry.audit_seed(run)
     # 32 blocks of 2 windows that are copies: the true error is sqrt(2) times the naive one.
     run.windows = np.repeat(np.random.default_rng(0).normal(size=(6, 21, 32)), 2, axis=-1)
     error = np.median(run.windows.std(-1, ddof=1)) / 8 * math.sqrt(2 * 63 / 62)
