@@ -29,7 +29,8 @@ from tokenizer import BPETokenizer, InputError
 HERE = Path(__file__).resolve().parent
 PUBLISHED = HERE / "data" / "published_observations.csv"
 # SMOKE: windows of 16 tokens, 4 a step; 256 tokens an interval; 8 validation windows.
-SMOKE = train.StudyConfig(**{**train.PRESETS["smoke"], "preset": "smoke", "seeds": [101, 202]})
+PAPER = train.StudyConfig("paper", **train.PRESETS["paper"])
+SMOKE = replace(train.StudyConfig("smoke", **train.PRESETS["smoke"]), seeds=[101, 202])
 SHORT = replace(SMOKE, total_tokens=768)  # measured at intervals 0 to 3
 
 def same(got, expected, tolerance=1e-9):
@@ -382,14 +383,13 @@ def smoke_text():
 
 def test_train_paper_preset_measures_where_the_study_did():
     """Steps 0, 489, 977 ... 9766 and tokens 0 ... 20,000,768, as in the published table."""
-    paper = train.StudyConfig(**{**train.PRESETS["paper"], "preset": "paper"})
     steps, tokens = (stats.read_table(PUBLISHED, name)[0][0] for name in ("step", "tokens_seen"))
-    assert paper.measured_steps == steps.tolist() and paper.measured_steps[-1] == 9766
+    assert PAPER.measured_steps == steps.tolist() and PAPER.measured_steps[-1] == 9766
     assert (2048 * steps).tolist() == tokens.tolist()
-    rates = [train.learning_rate(t, paper) for t in (0, 5e5, 1e6, 1.05e7, 2e7, 3e7)]
+    rates = [train.learning_rate(t, PAPER) for t in (0, 5e5, 1e6, 1.05e7, 2e7, 3e7)]
     same(rates, [0, 2e-4, 4e-4, 2.2e-4, 4e-5, 4e-5])
-    assert (paper.seeds, paper.weight_decay, paper.grad_clip, paper.beta2, paper.valid_start,
-            paper.published_windows, paper.train_stories, paper.tokenizer_stories) == (
+    assert (PAPER.seeds, PAPER.weight_decay, PAPER.grad_clip, PAPER.beta2, PAPER.valid_start,
+            PAPER.published_windows, PAPER.train_stories, PAPER.tokenizer_stories) == (
         [101, 202, 303, 404, 505, 606], 0.1, 1.0, 0.95, 9001, 16, 2000, 1000)
 
 def test_train_fresh_text_is_never_repeated():
@@ -695,8 +695,8 @@ def published_run(at=None, published_less=0.0, loss=None, **more):
     """The published observations as a run folder, with or without a second validation loss; or
     another loss at the published tokens, and more in config.json."""
     at = at or folder()
-    config = vars(train.StudyConfig(**{**train.PRESETS["paper"], "preset": "paper"})) | {
-        "text": "TinyStories", "train_documents": 2000, "train_tokens": 428_628, **more}
+    config = vars(PAPER) | {"text": "TinyStories", "train_documents": 2000,
+                            "train_tokens": 428_628, **more}
     at.mkdir(parents=True, exist_ok=True)
     (at / "config.json").write_text(json.dumps(config), encoding="utf-8")
     Y, seeds, intervals, _ = stats.read_table(PUBLISHED)
@@ -1332,9 +1332,8 @@ def by_chance(model, ids, config, starts=None, *, true=train.evaluate):
     return true(model, ids, config, torch.randint(len(ids) - config.block_size, (
         config.valid_windows,)).numpy())
 
-def without_decay(model, config, fused=True):
-    return torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2),
-                             weight_decay=0.0, fused=fused)
+def without_decay(model, config, fused=True, *, true=train.make_optimizer):
+    return true(model, replace(config, weight_decay=0.0), fused)
 
 def population_sd(losses, window=5, *more, true=telemetry.derive, **named):
     m = true(losses, window, *more, **named)
