@@ -657,28 +657,27 @@ def test_telemetry_reproduces_the_published_measures():
     assert np.nansum(telemetry.derive(jumps)["spike_corrected"]) == 50
 
 def test_telemetry_measures_are_their_definitions():
-    """Every measure equals its definition, cell by cell in plain Python; batches change nothing.
-    Patience p stops after p measurements without a new minimum."""
+    """Every measure equals its definition, cell by cell; batches change nothing. Patience p stops
+    after p measurements without a new minimum."""
     Y = np.random.default_rng(5).normal(size=(5, 11)).cumsum(1)
     m, w = telemetry.derive(Y, window=4, spike_factor=1.3), 4  # with 1.3 spikes can fire
     assert telemetry.derive([[0, 0.02, 0], [0, 0.005, 0]])["spike"][:, 1].tolist() == [1, 0]
+    low = np.quantile(m["volatility"][:, 2:], 0.25)
     for i, t in itertools.product(range(5), range(1, 11)):
-        change = lambda first: [Y[i, s] - Y[i, s - 1] for s in range(max(1, first), t + 1)]
-        d = change(t - w + 1)
-        assert m["backslide_frequency"][i, t] == sum(x > 0 for x in d)
-        same(m["backslide_magnitude"][i, t], max(d[-1], 0))
-        same(m["spike_rate"][i, t], m["spike"][i, max(1, t - w + 1) : t + 1].mean())
+        at, changes = (i, t), np.diff(Y[i])[:t]
+        d, before, last = changes[-w:], changes[:-1][-w:], changes[-1]
+        spikes = lambda sample: last > max(0.01, sample.mean() + 1.3 * sample.std())
+        assert m["backslide_frequency"][at] == (d > 0).sum()
+        same(m["backslide_magnitude"][at], max(last, 0))
+        same(m["spike_rate"][at], m["spike"][i, 1 : t + 1][-w:].mean())
         if t >= 2:
-            same(m["volatility"][i, t], np.std(d, ddof=1))
-            assert m["spike"][i, t] == (d[-1] > max(0.01, np.mean(d) + 1.3 * np.std(d)))
-            quiet = m["volatility"][i, t] <= np.quantile(m["volatility"][:, 2:], 0.25)
-            assert m["stable"][i, t] == (quiet and sum(x > 0 for x in d) <= 1
-                                         and m["spike_rate"][i, t] == 0)
+            same(m["volatility"][at], d.std(ddof=1))
+            assert m["spike"][at] == spikes(d)
+            assert m["stable"][at] == (m["volatility"][at] <= low and (d > 0).sum() <= 1
+                                       and m["spike_rate"][at] == 0)
         if t >= 3:
-            *b, last = change(t - w)
-            assert m["spike_corrected"][i, t] == (last > max(0.01, np.mean(b) + 1.3 * np.std(b)))
-            same(m["spike_rate_corrected"][i, t],
-                 m["spike_corrected"][i, max(3, t - w + 1) : t + 1].mean())
+            assert m["spike_corrected"][at] == spikes(before)
+            same(m["spike_rate_corrected"][at], m["spike_corrected"][i, 3 : t + 1][-w:].mean())
     batch = telemetry.derive(np.stack([Y, 2 * Y, Y[::-1]]), window=4, spike_factor=1.3)
     for name, value in m.items():
         np.testing.assert_array_equal(batch[name][0], value)
