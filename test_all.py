@@ -961,7 +961,7 @@ def test_telemetry_figures_are_whole():
 
 # ---------------------------------------------------------------- stats
 
-PAPER = [[1, 3, 5], [2, 6, 7], [3, 6, 12]]  # the table that the docstrings work by hand
+PENCIL = [[1, 3, 5], [2, 6, 7], [3, 6, 12]]  # the table that the docstrings work by hand
 BUSH = np.array([[8, 7, 1, 6], [9, 5, 2, 5], [6, 2, 3, 8], [5, 3, 1, 9], [8, 4, 5, 8],
                  [7, 5, 6, 7], [10, 2, 7, 2], [12, 6, 8, 1.0]])  # Field's bushtucker trials
 SLEEP = np.transpose([[.7, -1.6, -.2, -1.2, -.1, 3.4, 3.7, .8, 0, 2],
@@ -973,19 +973,19 @@ def random_table(n, k, seed=0):
 
 def test_stats_pencil_and_paper():
     """The example in every docstring holds (worked by hand)."""
-    a, m, q = stats.rm_anova(PAPER), stats.mauchly(PAPER), stats.pairwise_tests(PAPER)
+    a, m, q = stats.rm_anova(PENCIL), stats.mauchly(PENCIL), stats.pairwise_tests(PENCIL)
     same([a.ss_effect, a.ss_subject, a.ss_error, a.f, a.epsilon_gg, a.epsilon_hf, a.f_subject],
          [54, 24, 10, 10.8, 100 / 164, 1.0625, 4.8])
     same([a.icc, a.eta_sq_generalized, a.eta_sq_partial], [9.5 / 17, 54 / 88, 54 / 64])
     same([m.w, m.chi2, m.df, m.p], [.36, -math.log(.36), 2, .6])
     same([q.mean_diff[0], q.t[0], q.d_z[0], q.p_adjusted[0]], [-3, -27 ** .5, -3, 3 * q.p[0]])
-    same([stats.friedman(PAPER).chi2, stats.friedman(PAPER).p], [6, math.exp(-3)])
-    same(stats.shapiro_by_level(PAPER).w[[0, 2]], [1, 49 / 52], 1e-5)
-    r, s = stats.mixed_model(PAPER), stats.sd_between(PAPER)
+    same([stats.friedman(PENCIL).chi2, stats.friedman(PENCIL).p], [6, math.exp(-3)])
+    same(stats.shapiro_by_level(PENCIL).w[[0, 2]], [1, 49 / 52], 1e-5)
+    r, s = stats.mixed_model(PENCIL), stats.sd_between(PENCIL)
     same([r.var_residual, r.var_subject, *r.fixed], [2.5, 9.5 / 3, 2, 3, 6])
     same([r.low, r.high], [r.fixed + sign * 1.959963984540054 * r.se for sign in (-1, 1)])
     same([a.p_subject, a.p_hf], [scipy.stats.f.sf(4.8, 2, 4), a.p])  # of p, epsilon is at most 1
-    same(stats.shapiro_residuals(PAPER).w, scipy.stats.shapiro(
+    same(stats.shapiro_residuals(PENCIL).w, scipy.stats.shapiro(
         [1, 0, -1, 0, 1, -1, -1, -1, 2]).statistic, 1e-6)
     same([s.sd[0], s.low[0], s.high[0]], [1, *((-1 / math.log(x)) ** .5 for x in (.025, .975))])
 
