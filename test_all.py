@@ -599,12 +599,12 @@ def test_train_never_mixes_two_runs():
 def test_train_only_code_counts_as_an_edit():
     """Comments, blank lines and line ends do not change the fingerprint of a file; code does."""
     def fingerprint(source):
-        with patch.object(Path, "read_bytes", lambda path: source):
+        with patch.object(Path, "read_bytes", lambda path: source + path.stem.encode()):
             return train.code_sha256()
 
     plain = fingerprint(b'x = 1\ny = "# no comment"\n')
-    assert sorted(plain) == ["model.py", "tokenizer.py", "train.py"]
-    assert plain == fingerprint(b'# why\r\nx = 1  # one\r\n\r\n\r\ny = "# no comment"')
+    assert sorted(plain) == ["model.py", "tokenizer.py", "train.py"] and len({*plain.values()}) == 3
+    assert plain == fingerprint(b'# why\r\nx = 1  # one\r\n\r\n\r\ny = "# no comment"\n')
     for edited in (b'x = 2\ny = "# no comment"\n', b'x = 1\ny = "# no  comment"\n', b"z = 3\n"):
         assert not set(plain.items()) & set(fingerprint(edited).items())  # in none of the three
 
