@@ -1126,8 +1126,7 @@ def test_stats_read_table():
 
 def test_stats_report():
     """The report is ASCII in 79 columns, --json is strict JSON, a closed pipe is no error."""
-    extreme = "seed,interval,d\u00e9\n" + "".join(f"{s},{t},{v}\n" for s, row in zip("ab", (
-        [1e308, -1e308, 1], [3, 2, 1])) for t, v in enumerate(row))
+    extreme = "seed,interval,d\u00e9\na,0,1e308\na,1,-1e308\na,2,1\nb,0,3\nb,1,2\nb,2,1\n"
     for path, dv in ((PUBLISHED, "rolling_volatility"), (table_file(extreme), "d\u00e9")):
         for options in ([], ["--json"]):
             text, status = command("stats.py", path, "--dv", dv, *options)
@@ -1291,9 +1290,8 @@ def test_run_all_refuses_and_touches_nothing():
             (["--preset", "smoke", "--seeds", "1"], "2 seeds"),
             ([*TINY_RUN, "--out", run / "seed_101"], "neither empty nor"),
             ([*TINY_RUN, "--restart", "--out", folder()], "0 of 2 seeds are complete"),
-            (["--preset", "smoke", "--total_tokens", "512"], "a third of total_tokens"),
-            (["--preset", "none"], "invalid choice"), (["--none", "1"], "unrecognized"),
-            (["--n_layer", "x"], "n_layer"), (["--n_embd", "9" * 400], "n_embd"),
+            (["--preset", "none"], "invalid choice"), (["--n_layer", "x"], "n_layer"),
+            (["--n_embd", "9" * 400], "n_embd"),
             (["--workers", "-1", "--total_tokens", "1"], "workers is -1"),
             (["--train_file", "none.txt", "--valid_file", "none.txt"], "none.txt")):
         out, status = command("run_all.py", "--workers", 0, *words)
