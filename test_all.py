@@ -570,7 +570,7 @@ def test_train_damaged_files_are_noticed():
 def test_train_never_mixes_two_runs():
     """A run that is put aside while it goes stops, and writes nothing into the new one, which
     starts afresh; a checkpoint copied from a run of other settings is not used; one more seed, or
-    another rule for spikes, is no other run. Other instructions are told."""
+    another rule for spikes, is no other run. Other instructions are told, and no other run."""
     at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
     text, _, facts = train.open_run(SHORT, at)
 
@@ -589,7 +589,7 @@ def test_train_never_mixes_two_runs():
     assert "another seed or run" in out and "continues from previous.pt" in out, out
     assert [row["val_loss"] for row in again] == [row["val_loss"] for row in right]
     change = lambda **new: (at / "config.json").write_text(json.dumps(config | new), "utf-8")
-    change(seeds=[1, 2], spike_factor=3.0)
+    change(seeds=[1, 2], spike_factor=3.0, instructions="none known")
     assert run_all.is_complete(other, 101, at)
     change(weight_decay=0.2)
     assert not run_all.is_complete(other, 101, at)
