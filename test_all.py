@@ -213,13 +213,14 @@ def test_tokenizer_file_is_readable_and_whole():
         refused(lambda: BPETokenizer.load(path), "tok.json", "train it again")
 
 def test_tokenizer_program_spares_the_text():
-    """--out may not be the text itself, and a mistake is one line."""
+    """--out may not be the text itself, and a mistake is one line; alone it is a lesson."""
     text = folder() / "a.txt"
     text.write_text("aa aa", encoding="utf-8")
     for words in (["train", text, "--out", text], ["show", f"{text}.json", "x"], ["x"]):
         out, status = command("tokenizer.py", *words)
         assert status == 2 and out.count("\n") == 1, out
     assert text.read_text(encoding="utf-8") == "aa aa"
+    assert "1.4 characters a token" in command("tokenizer.py")[0]
 
 def test_tokenizer_reads_documents():
     """Documents are separated by lines of <|endoftext|>; bad files are named in one sentence."""
@@ -353,6 +354,30 @@ def test_model_is_its_formulas():
     for kernel in (F.scaled_dot_product_attention, model.attention):
         with patch.object(F, "scaled_dot_product_attention", kernel):
             np.testing.assert_allclose(network(tokens)[0][0].detach(), expected, 1e-3, 1e-3)
+
+def test_model_ladder_transformer_is_torchs_own():
+    """The ladder's transformer equals torch's own layers (norm first, GELU) with its weights in
+    them, none of these small; the output of its llama is tied, as in llama."""
+    network, tokens = tiny_model(config=EVERY_RUNG[2])
+    for p in network.parameters():
+        p.data = torch.randn_like(p)
+    C, T = TINY.n_embd, TINY.block_size
+    x = network.embedding(tokens) + network.place.weight
+    for block in network.blocks:
+        own, (up, _, down) = block.attention, block.feed_forward
+        layer = torch.nn.TransformerEncoderLayer(
+            C, TINY.n_head, 4 * C, 0.0, "gelu", batch_first=True, norm_first=True)
+        for p, value in zip(layer.parameters(), (
+                torch.cat([own.query.weight, own.key.weight, own.value.weight]),
+                torch.zeros(3 * C), own.output.weight, torch.zeros(C), *up.parameters(),
+                *down.parameters(), *block.attention_norm.parameters(),
+                *block.feed_forward_norm.parameters()), strict=True):
+            p.data = value.detach()
+        x = layer(x, torch.nn.Transformer.generate_square_subsequent_mask(T), is_causal=True)
+    x = F.layer_norm(x, [C], *network.norm.parameters()) @ network.output.weight.T
+    torch.testing.assert_close(network(tokens)[0], x, atol=1e-3, rtol=1e-3)
+    llama = model.build(EVERY_RUNG[1])
+    assert llama.output.weight is llama.embedding.weight
 
 def test_model_starts_at_chance_and_can_overfit():
     """The first loss is near ln(vocabulary); one batch can be learned by heart."""
@@ -570,7 +595,7 @@ def test_train_damaged_files_are_noticed():
 def test_train_never_mixes_two_runs():
     """A run that is put aside while it goes stops, and writes nothing into the new one, which
     starts afresh; a checkpoint copied from a run of other settings is not used; one more seed, or
-    another rule for spikes, is no other run. Other instructions are told, and no other run."""
+    another rule for spikes, is no other run. Other instructions are told, and make none either."""
     at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
     text, _, facts = train.open_run(SHORT, at)
 
@@ -959,6 +984,20 @@ def test_telemetry_figures_are_whole():
         root = xml.etree.ElementTree.fromstring(drawing)
         assert "nan" not in drawing.replace("nano", "") and root.tag.endswith("svg")
 
+def test_telemetry_figures_point_the_right_way():
+    """A curve that rises goes right and up; of the published study the events are its 3 corrected
+    spikes and no other; where the loss rises all along, the later interval is the higher one."""
+    x, run = np.arange(30.0), published_run()
+    points = re.search('points="([^"]*)" stroke="#0072B2"', telemetry.line_chart(
+        [("up", x, x)], "x", "y"))[1].split()
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in (points[0], points[-1]))
+    assert x1 > x0 and y1 < y0  # in SVG y grows downwards
+    events = telemetry.event_map(run)
+    assert [events.count(f">{letter}</text>") for letter in "PCs"] == [0, 3, 0]
+    rising, _ = telemetry.pair_map(replace(run, loss=run.loss[:, :1] + np.arange(21) ** 2
+                                           + 0.01 * random_table(6, 21)))
+    assert [rising.count(f">{sign}</text>") for sign in "+–"] == [210, 0]
+
 # ---------------------------------------------------------------- stats
 
 PENCIL = [[1, 3, 5], [2, 6, 7], [3, 6, 12]]  # the table that the docstrings work by hand
@@ -1155,10 +1194,10 @@ def whole_run():
     assert not status and "report.html" in out, out
     return at
 
-def start(out, **environment):
+def start(out, *words, **environment):
     """A process of run_all.py that trains the same study."""
-    return subprocess.Popen([sys.executable, "run_all.py", *TINY_RUN, "--out", out], cwd=HERE,
-                            env={**os.environ, **environment}, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "run_all.py", *TINY_RUN, *words, "--out", out],
+                            cwd=HERE, env={**os.environ, **environment}, stdout=subprocess.PIPE,
                             encoding="utf-8")
 
 def test_run_all_is_the_same_after_a_kill():
@@ -1173,6 +1212,13 @@ def test_run_all_is_the_same_after_a_kill():
     assert rows_of(at / "metrics.csv") == rows_of(whole_run() / "metrics.csv")
     left = [p.name for p in at.rglob("*.tmp")]  # what a kill cuts stays under such a name: of
     assert len(left) <= 3, left  # run_all.py and of each worker, which ends with it, one file
+
+def test_run_all_workers_end_with_their_parent():
+    """A run of some minutes, killed at its start: no worker lives on and keeps its output open."""
+    killed = start(folder(), "--total_tokens", "2560000")
+    next(line for line in killed.stdout if "interval   1" in line)
+    killed.kill()
+    killed.communicate(timeout=60)
 
 def test_run_all_restarts_a_killed_worker():
     """A worker that is killed is started again and ends with the same bits."""
