@@ -125,7 +125,7 @@ class Run:
     simulated = cached_property(lambda run: false_positives(run))
     beside = cached_property(lambda run: beside_published(run))
     learned = cached_property(lambda run: memorized(run))
-    test = cached_property(lambda run: test_losses(run))
+    test = cached_property(lambda run: test_losses(run))  # (n), of a rung of the ladder
     flops = property(lambda run: run.tokens * float(run.config["flops_per_token"]))  # (k) spent
     answers = cached_property(lambda run: [answer(run) for answer in (
         answer_stability, answer_seeds, answer_shape, answer_phase)])
@@ -934,7 +934,7 @@ def character(run, start):
         found |= {"backslides, share of changes": (np.diff(loss)[:, start:] > 0).mean(),
                   f"volatility (5 changes), from interval {start + 4}": derive(loss)[
                       "volatility"][:, start + 4 :].mean()}
-        # (in parts: means over parts)
+        # In parts each number is a mean over the parts, of all windows it is that of the one.
         for name, several in (("waves", [loss]), ("in parts", in_parts(run).transpose(2, 0, 1))):
             each = [waves(Y[:, start:]) for Y in several]
             found |= {f"{name}: {what}": np.mean(x) for what, x in (
@@ -942,7 +942,7 @@ def character(run, start):
                 ("in common", [in_common(w) for w in each]),
                 ("share that returns with the place", [
                     returning(w, recurrence(run.epochs)) for w in each]))}
-        # Do parts rise and fall together, whatever the seed?
+        # Do parts rise and fall together, whatever the seed? (each: now the waves of the parts.)
         found["correlation of two parts"] = in_common(np.array([w.mean(0) for w in each]))
     if len(loss) > 1:
         spread = loss.std(0, ddof=1)
