@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from model import build
 from tokenizer import InputError, write_csv, write_whole
 from train import (RUNGS, Text, code_sha256, config_from, cores, evaluate, open_run, print_row,
-                   read_checkpoint, run_sha256, settings_parser, train_seed)
+                   read_checkpoint, read_config, run_sha256, settings_parser, train_seed)
 
 def main():
     args, rank, n_ranks = arguments()
@@ -264,7 +264,7 @@ def train_all(jobs, n_workers, live=True):
 def changed(mine, out):
     """Which of my settings or sums are others in config.json: the code may have been edited since
     the run began, or the folder holds another run, because somebody gave --restart meanwhile."""
-    theirs = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    theirs = read_config(out)
     return [name for name, value in mine.items() if theirs.get(name) != value]
 
 def worker(pipe, config, seed, out):
@@ -284,7 +284,7 @@ def worker(pipe, config, seed, out):
         if edited:  # (this process has read the code just now)
             raise OSError(f"{' and '.join(edited)} changed while the run went on")
         train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, InputError, OSError) as error:
         pipe.send(str(error))
 
 def end_with_parent():
@@ -341,5 +341,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("\nStopped. Nothing measured is lost; the same command continues from there"
                  + " (without --restart)" * ("--restart" in sys.argv) + ".")
-    except OSError as error:  # of a file in the run folder, or of the pipe that we print to
+    except (InputError, OSError) as error:  # of the run folder, or of the pipe that we print to
         sys.exit(f"run_all.py: {error}")

@@ -595,7 +595,8 @@ def test_train_damaged_files_are_noticed():
 def test_train_never_mixes_two_runs():
     """A run that is put aside while it goes stops, and writes nothing into the new one, which
     starts afresh; a checkpoint copied from a run of other settings is not used; one more seed, or
-    another rule for spikes, is no other run. Other instructions are told, and make none either."""
+    another rule for spikes, is no other run. Other instructions are told, and make none either. A
+    damaged config.json is one sentence."""
     at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
     text, _, facts = train.open_run(SHORT, at)
 
@@ -620,6 +621,10 @@ def test_train_never_mixes_two_runs():
     assert not run_all.is_complete(other, 101, at)
     change(instructions="none known")
     assert "begun with none known instructions" in said(train.open_run, other, at)[0]
+    for damaged in ("{", "[]", "[" * 10**5):
+        (at / "config.json").write_text(damaged, "utf-8")
+        refused(lambda: train.train_seed(other, 101, text, at), "config.json is damaged")
+        refused(lambda: train.open_run(other, at), "neither empty nor a whole run")
 
 def test_train_only_code_counts_as_an_edit():
     """Comments, blank lines and line ends do not change the fingerprint of a file; code does."""
@@ -1233,6 +1238,39 @@ def test_run_all_restarts_a_killed_worker():
         assert run_all.train_all([(config, seed, at) for seed in config.seeds], 2) == [] and killed
     for table in ("seed_101/metrics.csv", "seed_202/metrics.csv"):
         assert rows_of(at / table) == rows_of(whole_run() / table)
+
+class Terminal(io.StringIO):
+    """What a terminal is to Progress; screen() gives its lines after all that was written."""
+    encoding, isatty = "utf-8", lambda self: True
+
+    def screen(self):
+        lines, at = {}, 0
+        for up, words in re.findall(r"(?:\x1b\[(\d+)F)?\x1b\[K(.*)\n", self.getvalue()):
+            at += 1 - int(up or 0)
+            lines[at] = words
+        return list(lines.values())
+
+def test_run_all_draws_one_bar_for_each_seed():
+    """On a terminal each running seed has one line, drawn anew in its place, never too long; one
+    that is done stays above, whole, with its last loss. What is left is told from the speed."""
+    for columns in 30, 120:
+        screen, clock = Terminal(), Mock(return_value=0.0)
+        with patch.object(sys, "stdout", screen), patch.object(time, "monotonic", clock), \
+                patch.dict(os.environ, COLUMNS=str(columns), TERM="xterm"):
+            progress = run_all.Progress(True)
+            for seed, tokens, loss in (
+                    (202, 256, 0), (101, 64, 0), (101, 256, 2.5), (101, 768, 1.5), (303, 0, 5.25),
+                    (202, 512, 0), (303, 256, 0)):
+                progress.show((SHORT, seed, HERE), tokens, {"val_loss": loss} if loss else None)
+                clock.return_value += 0.5
+        lines = screen.screen()
+        assert [line[:8] for line in lines] == ["seed 101", "seed 202", "seed 303"], lines
+        assert max(map(len, lines)) < columns and "░" not in lines[0]
+        share = lines[1].count("█") / sum(map(lines[1].count, "█░"))
+        assert abs(share - 2 / 3) < (0.1 if columns == 30 else 0.02), share
+    for line, words in zip(lines, ("loss 1.500   0:00:00 left", "loss nan   0:00:03 left      85",
+                                   "loss 5.250   0:00:02 left     256")):
+        assert words in line, line
 
 def test_run_all_divides_the_seeds_among_ranks():
     """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone

@@ -564,29 +564,33 @@ def code_sha256():
 NOT_THE_RUN = """preset train_file valid_file text files seeds threads machine instructions
     volatility_window spike_factor spike_floor stable_quantile stable_backslides""".split()
 
+def read_config(out):
+    """config.json of the folder `out`; {} if there is none. InputError if it is damaged."""
+    try:
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(f"{out / 'config.json'} is damaged; choose another folder with --out")
+
 def run_sha256(out):
     """Which run the folder `out` holds: a sha256 of what its config.json says about the training.
     Of a folder without one (a lone train_seed) it is that of nothing."""
-    try:
-        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        config = {}
-    kept = {name: value for name, value in sorted(config.items()) if name not in NOT_THE_RUN}
+    kept = {name: value for name, value in sorted(read_config(out).items())
+            if name not in NOT_THE_RUN}
     return hashlib.sha256(json.dumps(kept).encode("utf-8")).hexdigest()
 
 def begun(out):
-    """config.json of the run that the folder `out` holds, or None if it is empty or not there.
+    """config.json of the run that the folder `out` holds, {} if it is empty or not there.
     InputError if it is anything else."""
     names = {path.name for path in out.glob("[!.]*")}
-    try:
-        old = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        if old.keys() >= {"model.py", "seeds"}:
+    with contextlib.suppress(InputError, NotADirectoryError):
+        old = read_config(out)
+        if old.keys() >= {"model.py", "seeds"} or not names:
             return old
-    except FileNotFoundError:
-        if not names:
-            return None
-    except (ValueError, AttributeError, NotADirectoryError, RecursionError):
-        pass
     raise InputError(f"{out} is neither empty nor a whole run of this program; choose another "
                      "folder with --out, or clear this one yourself")
 
