@@ -129,16 +129,20 @@ def test_data_every_failure_of_a_download_is_one_clear_sentence():
     """Refusals, web pages, another text, no network: said, and nothing bad is kept."""
     right, wrong = (hashlib.sha256(text).hexdigest() for text in (b"right", b"wrong"))
     for body, server, expected, requests in (
-            (b"right", {"refuse": [404]}, "404", 1), (b"right", {"refuse": [503]}, b"right", 2),
+            (b"right", {"refuse": [404]}, "moved", 1), (b"right", {"refuse": [503]}, b"right", 2),
             (b"right", {"refuse": [429]}, b"right", 2), (b"", {"refuse": [429] * 2}, "wait", 2),
-            (b"right", {"kind": "text/html"}, "html", 4), (b"<!DOCTYPE html>", {}, "web page", 1),
+            (b"right", {"kind": "text/html"}, "sent a web page", 4),
+            (b"<!DOCTYPE html>", {}, "is a web page", 1),
             (b"wrong", {}, f"sha256 {wrong}, the known one is {right}", 1)):
         with a_server(body, **server) as (url, path, asked):
             path.write_bytes(b"damaged by something")
             _, result = said(download.fetch, url, path, None, right)
             assert expected in result and len(asked) == requests, (expected, result, asked)
             assert os.listdir(path.parent) == ["a.txt"] * (result == b"right")
-    with a_server(b"") as (_, path, _):  # the last url's server has gone
+    with a_server(b"", ranges=False) as (empty, path, _):
+        assert "closed after 0 of 0 bytes" in said(download.fetch, empty, path)[1]
+        assert not path.exists()
+        # (The last url's server has gone.)
         assert re.search("--train_file.*--valid_file", said(download.fetch, url, path)[1])
 
 def test_data_texts_are_split_into_documents():

@@ -39,7 +39,8 @@ def receive(url, part, first_bytes):
     with urlopen(Request(url, headers={"Range": span}), timeout=TIMEOUT) as response:
         kind = response.headers.get_content_type()
         if kind == "text/html" or not re.match(r"https:|http://127\.0\.0\.1:", response.url):
-            raise OSError(f"{kind} from {response.url} is not a text over https")
+            what = "sent a web page, not a text" if kind == "text/html" else "is not over https"
+            raise OSError(f"{response.url} {what}")
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if response.status != 206:  # the range was ignored: this is the file from its first byte
             start, total = 0, response.headers.get("Content-Length")
@@ -50,7 +51,7 @@ def receive(url, part, first_bytes):
                 start += file.write(piece)
                 if sys.stderr.isatty():  # with \r last: the next line is written over this one
                     print(f"{part.stem}: {start:,} of {end:,} bytes", end="\r", file=sys.stderr)
-    if start < end < math.inf:  # (without a known length, only the sum can tell)
+    if not start or start < end < math.inf:  # (of an unknown length only the sum can tell)
         raise ConnectionError(f"the connection was closed after {start:,} of {end:,} bytes")
 
 def wait_or_give_up(error, attempt, url, part):
@@ -62,9 +63,11 @@ def wait_or_give_up(error, attempt, url, part):
     if code == 416:
         part.unlink(missing_ok=True)  # the file has nothing after our part: begin anew
     if attempt == TRIES or code < 500 and code != 416 and not granted:
-        advice = "wait some minutes and try again" if code == 429 else "try again, it continues"
-        raise OSError(f"cannot fetch {url} to {part}: {error}; {advice}, or give a text of "
-                      "your own with --train_file and --valid_file") from None
+        advice = ("wait some minutes and try again" if code == 429 else "try again, it continues"
+                  if code >= 500 or code == 416 else "it may have moved: correct CORPORA in "
+                  "data/download.py")
+        raise OSError(f"cannot fetch {url} to {part}: {' '.join(str(error).split())}; {advice}, or "
+                      "give a text of your own with --train_file and --valid_file") from None
     time.sleep(int(after) if granted else WAIT)
 
 def read_checked(path, first_bytes, sha256, revisable):
