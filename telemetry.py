@@ -1069,9 +1069,10 @@ def compare(folders):
         runs, seeds = whole, "each of its own seeds, since none is in all"
     stem = Path(folders[0], f"compared_with_{'_'.join(names[1:])}")
     unit, x_label = token_axis(max(run.tokens[-1] for run in runs.values()))
+    # (From interval 1 on: next to the descent from chance one sees nothing else.)
     write_whole(f"{stem}.svg", line_chart(
-        [(name, run.tokens / unit, run.loss.mean(0)) for name, run in runs.items()], x_label,
-        "mean validation loss (nats)"))
+        [(name, run.tokens[1:] / unit, run.loss.mean(0)[1:]) for name, run in runs.items()],
+        x_label, "mean validation loss (nats)"))
     start = after_turn(*(run.loss for run in runs.values()))
     rows = side_by_side(runs.values(), start)
     if all(np.isfinite(run.published).all() for run in runs.values()):
