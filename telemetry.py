@@ -1031,8 +1031,9 @@ def in_kinds(run, start):
 def interaction(runs, start):
     """Sentences on the first two of name -> Run, on the seeds that both have. The interaction of
     arm and interval is the repeated-measures ANOVA of their difference, without interval 0, where
-    it is 0 by construction; the sizes of their waves are compared by a t test of logs. Before that,
-    do the waves of one seed look alike in both? If not, what the arms differ in has made them."""
+    it is 0 by construction; the sizes of their waves are compared by a t test of logs, variances
+    between seeds by Pitman and Morgan's test. Before that, do the waves of one seed look alike in
+    both? If not, what the arms differ in has made them."""
     (one, two), (A, B) = list(runs)[:2], of_shared_seeds(list(runs.values())[:2])
     if not A.seeds or len(A.tokens) <= start + 5 or not np.array_equal(A.tokens, B.tokens):
         return [f"{one} and {two} are not tested against each other: that takes seeds that both "
@@ -1049,11 +1050,17 @@ def interaction(runs, start):
     a = stats.rm_anova((A.loss - B.loss)[:, 1:])
     # Logs, because sizes are compared by their ratio: the mean difference of logs is its log.
     w = stats.pairwise_tests(np.log([waves(X.loss[:, start:]).std(1) for X in (A, B)]).T)
+    # Pairs with equal variances have sums and differences that do not correlate.
+    ends = np.array([A.loss[:, -1], B.loss[:, -1]])
+    sums_differences = ends.sum(0), ends[0] - ends[1]
+    p = scipy.stats.pearsonr(*sums_differences).pvalue if np.ptp(sums_differences, 1).all() else 1.0
     return [*said, f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = "
             f"{number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} "
             "(Greenhouse-Geisser)",
             f"Size of the waves, {one} over {two}: {math.exp(w.mean_diff[0]):.2f}, paired "
-            f"t({len(A.seeds) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}"]
+            f"t({len(A.seeds) - 1}) = {number(w.t[0])}, p = {number(w.p[0])}",
+            "Standard deviation between seeds at the end: {:.4f} and {:.4f}, p = ".format(
+                *ends.std(1, ddof=1)) + number(p) + " (Pitman-Morgan)"]
 
 def compare(folders):
     """Draw the mean curves of several runs, tell their characters, and test the first two."""

@@ -870,14 +870,18 @@ def compared(at, *names):
 
 def test_telemetry_compares_waves():
     """Waves and their correlations are those of the losses, between runs, on the published windows
-    and in parts of the windows; their sizes are compared by a t test of logs."""
+    and in parts of the windows; their sizes are compared by a t test of logs, the variances between
+    seeds by Pitman and Morgan's t."""
     at, one, Z = four_runs()
-    (*_, correlations, _, sizes), table = compared(at, "two", "one")
+    (*_, correlations, _, sizes, spread), table = compared(at, "two", "one")
     waves = [telemetry.waves(X[:, 5:]) for X in (Z, one.loss)]
     logs = np.log([wave.std(1) for wave in waves])
     ratio, p = math.exp((logs[0] - logs[1]).mean()), scipy.stats.ttest_rel(*logs).pvalue
     assert f"over one: {ratio:.2f}, paired" in sizes and ratio > 1.6
     assert sizes.endswith(f" p = {telemetry.number(p)}")
+    (u, r), (_, v) = np.cov(Z[:, -1], one.loss[:, -1])
+    p = 2 * scipy.stats.t.sf(abs(u - v) / math.sqrt(u * v - r**2), 4)  # (2 / sqrt(n - 2) is 1)
+    assert f"{u**0.5:.4f} and {v**0.5:.4f}, p = {telemetry.number(p)} (Pit" in spread and p < 0.1
     one_seed = [np.corrcoef(*pair)[0, 1] for pair in zip(*waves)]
     with_first = np.corrcoef(waves[1])[0]  # on the published windows "two" repeats the first seed
     for r in (one_seed, with_first):
@@ -895,15 +899,15 @@ def test_telemetry_compares_runs_whole_or_not():
     at, one, Z = four_runs()
     lines, table = compared(at, "two", "one")
     a = stats.rm_anova((Z - one.loss)[:, 1:])
-    assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-2] and a.f > 5
-    assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-2]
+    assert f"F(19, 95) = {telemetry.number(a.f)}, epsilon" in lines[-3] and a.f > 5
+    assert f"p = {telemetry.number(a.p_gg)} (Greenhouse" in lines[-3]
     lowest = [loss.mean(0).min() for loss in (Z, one.loss, one.loss[:1], one.loss + 0.25)]
     same(np.float64(table["lowest mean loss (nats)"]), lowest)
     assert table[""] == ["two", "one"] and float(table["at epoch"][1]) == one.epochs[4]
     bits, unknown = table["the same in bits per byte"]
     same(float(bits), lowest[0] / 2)
     lines, table = compared(at, "two", "one", "three")
-    assert f"all have ({one.seeds[0]})" in lines[0] and "F(19, 95)" in lines[-2] and unknown == ""
+    assert f"all have ({one.seeds[0]})" in lines[0] and "F(19, 95)" in lines[-3] and unknown == ""
     same(np.float64(table["lowest mean loss (nats)"][:3]), [
         Y[0].min() for Y in (Z, one.loss, Z[:, :4])])
     assert next(cells for what, cells in table.items() if "volatility" in what)[2] == ""
