@@ -1050,10 +1050,11 @@ def interaction(runs, start):
     a = stats.rm_anova((A.loss - B.loss)[:, 1:])
     # Logs, because sizes are compared by their ratio: the mean difference of logs is its log.
     w = stats.pairwise_tests(np.log([waves(X.loss[:, start:]).std(1) for X in (A, B)]).T)
-    # Pairs with equal variances have sums and differences that do not correlate.
+    # cov(a + b, a - b) = var(a) - var(b): if variances are equal, sum and difference of pairs do
+    # not correlate. (Where one of them is constant, as for a run and itself, there is no p.)
     ends = np.array([A.loss[:, -1], B.loss[:, -1]])
-    sums_differences = ends.sum(0), ends[0] - ends[1]
-    p = scipy.stats.pearsonr(*sums_differences).pvalue if np.ptp(sums_differences, 1).all() else 1.0
+    both = ends.sum(0), ends[0] - ends[1]
+    p = scipy.stats.pearsonr(*both).pvalue if np.ptp(both, axis=1).all() else math.nan
     return [*said, f"{one} minus {two}, by interval: F({a.df_effect}, {a.df_error}) = "
             f"{number(a.f)}, epsilon {number(a.epsilon_gg)}, p = {number(a.p_gg)} "
             "(Greenhouse-Geisser)",
