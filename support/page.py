@@ -1,0 +1,88 @@
+"""Pages from scratch: a report is one HTML file that needs nothing else, also offline.
+
+Whatever comes from a file or a model is escaped: a story can hold any sign.
+"""
+import html, math
+
+from support.files import printable, write_whole
+
+# ---------------------------------------------------------------- numbers as people write them
+
+def number(x, digits=3):
+    """A number for reading: 0.475, 1,234, three significant digits; a dash if undefined."""
+    if isinstance(x, int):
+        return f"{x:,d}"
+    if math.isnan(x):
+        return "–"
+    if x == 0 or math.isinf(x):
+        return f"{x:g}"
+    power = math.floor(math.log10(abs(x)))
+    if -4 <= power < 9:
+        return f"{x:,.{max(digits - 1 - power, 0)}f}"
+    raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{x / 10.0**power:.{digits - 1}f} × 10{raised}"
+
+def p_text(p):
+    """p = .54, p < .001: below that, a p rests on the far tails of a normal distribution."""
+    if math.isnan(p):
+        return "p undefined"
+    if p < 0.001:
+        return "p < .001"
+    if p > 0.995:
+        return "p > .99"
+    return "p = " + f"{p:.{2 if p >= 0.0995 else 3}f}".lstrip("0")
+
+# ---------------------------------------------------------------- parts of a page
+
+def escape(text):
+    return html.escape(printable(str(text)))
+
+def paragraphs(*texts):
+    return "".join(f"<p>{escape(text)}</p>\n" for text in texts)
+
+def listing(items):
+    """A numbered list of sentences."""
+    return "<ol>" + "".join(f"<li>{escape(item)}</li>\n" for item in items) + "</ol>\n"
+
+def table(header, rows, note=""):
+    """A table: words to the left, numbers shortened and to the right; note: how to read it."""
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
+    for row in rows:
+        cells = []
+        for cell in row:
+            if isinstance(cell, str):
+                cells.append(f"<td>{escape(cell)}</td>")
+            else:
+                cells.append(f"<td class=n>{number(cell)}</td>")
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    caption = f"<caption>{escape(note)}</caption>" if note else ""
+    body = "\n".join(lines)
+    return f"<div class=table><table>{caption}\n{body}</table></div>\n"
+
+def figure(drawing, caption):
+    return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>\n"
+
+def details(summary, body):
+    """What is folded until somebody wants to see it."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:75em;margin:1em auto;padding:0 1em;
+color:#222}p,li{max-width:50em}h1{font-size:1.5em;margin:.3em 0}table{border-collapse:collapse;
+font-size:14px}.table{overflow-x:auto;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:2px
+10px;vertical-align:top;text-align:left}.n{text-align:right;white-space:nowrap;
+font-variant-numeric:tabular-nums}caption{text-align:left;color:#555}figure{margin:1em 0;
+break-inside:avoid}svg{width:100%;max-width:900px;height:auto}summary{cursor:pointer;margin:.5em 0}
+figcaption{font-size:14px;color:#555}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
+overflow-wrap:anywhere;padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}table{
+font-size:9px}td,th{padding:1px 4px}h2{break-after:avoid}}"""
+
+def write_page(path, title, sections, lead=""):
+    """An HTML file of heading -> HTML, where what is empty is left out; lead: HTML before them."""
+    parts = ['<!doctype html><html lang="en"><meta charset="utf-8">',
+             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+             f"<title>{escape(title)}</title><style>{STYLE}</style>",
+             f"<h1>{escape(title)}</h1>", lead]
+    for heading, body in sections.items():
+        if body:
+            parts.append(f"<h2>{escape(heading)}</h2>\n{body}")
+    write_whole(path, "\n".join(parts) + "</html>\n")

@@ -1,0 +1,107 @@
+"""How every program of the project begins and ends, whatever surrounds it.
+
+    import support.program                    first of all imports: Ctrl-C is one line from now on
+    if __name__ == "__main__":
+        support.program.run(main)
+
+A student closes the terminal, pipes into `head`, presses Ctrl-C, mistypes an option: the answer is
+one sentence and an exit status, never a traceback. A traceback is for a mistake in the code.
+"""
+import argparse, contextlib, errno, os, sys
+from pathlib import Path
+
+from support.files import InputError, printable
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations (--restar is a mistake), and with errors of one line."""
+
+    def __init__(self, **options):
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
+
+def one_line(message):
+    """A message as one line that can do no harm to a terminal."""
+    return printable(" ".join(str(message).split()))
+
+def is_terminal(stream):
+    """Whether bars can be drawn on a stream. IDLE says that it is a terminal, and is none."""
+    if stream is None or type(stream).__module__.startswith("idlelib"):
+        return False
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+class Patient:
+    """A stream that lets its reader leave: after `| head -1` the work goes on, unheard."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self):
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action, *what):
+        try:
+            action(*what)
+        except OSError as error:
+            # Whatever is written from here on, and what waits in the buffer, goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+            # (Windows calls a pipe without a reader an invalid argument.)
+            if error.errno not in (errno.EPIPE, errno.EINVAL):
+                raise OSError(f"cannot write the output: {error.strerror}") from None
+
+def open_streams():
+    """Give the program its three streams back if it was started with some of them closed.
+
+    Else the next file that is opened gets the number of a stream, and is written into by prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+def run(main):
+    """Call main() and end the program with its exit status, 0 if it returns None.
+
+    Status 2, after one sentence: the user's mistake, or a file or disk that fails. 130: Ctrl-C.
+    """
+    open_streams()
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            # A console that lacks a character shows an escape, and is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = map(Patient, streams)
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        status = 130
+    except (InputError, OSError, FloatingPointError) as error:
+        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+        status = 2
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
+    sys.exit(status or 0)
+
+def report_uncaught(kind, error, where):
+    """sys.excepthook: Ctrl-C while torch is still being imported is one line too."""
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, where)
+    with contextlib.suppress(OSError):
+        print("\nStopped.", file=sys.stderr)
+
+# (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
+OURS = Path(__file__).resolve().parent.parent in Path(sys.argv[0] or ".").resolve().parents
+sys.excepthook = report_uncaught if OURS else sys.excepthook
