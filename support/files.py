@@ -67,10 +67,16 @@ def write_whole(path, content, keep=None):
 def sweep(folder):
     """Remove the temporary files below `folder` whose process, of this machine, lives no more."""
     for path in Path(folder).rglob(".*.tmp"):
-        found = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$", path.name)
-        if found and found[1] == this_host() and not is_alive(int(found[2])):
+        if is_abandoned(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+def is_abandoned(path):
+    """Whether a file has a `temporary_name` of this machine, of a process that lives no more."""
+    pattern = r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$"
+    ours = re.search(pattern, temporary_name(path).name)
+    its = re.search(pattern, path.name)
+    return bool(its) and its[1] == ours[1] and not is_alive(int(its[2]))
 
 def is_alive(process):
     """Whether a process of this machine still runs."""
