@@ -158,7 +158,10 @@ def line_chart(lines, x_label, y_label, second=None, log_y=False, log_x=False, m
         colour, stroke = stroke_of(line, max(place, 0))
         parts += draw_line(line, x_axis, y_axis, stroke, colour, points)
         if line.style != "grey" or not grey:
-            parts.append(polyline(f"{RIGHT + 10},{row} {RIGHT + 38},{row}", stroke))
+            sample = polyline(f"{RIGHT + 10},{row} {RIGHT + 38},{row}", stroke)
+            if line.style == "dots":
+                sample = f'<circle cx="{RIGHT + 24}" cy="{row}" r="5" fill="{colour}"/>'
+            parts.append(sample)
             parts.append(text(RIGHT + 44, row + 4, line.name, "start"))
             row, longest = row + 20, max(longest, len(line.name))
         grey = grey or line.style == "grey"
