@@ -66,13 +66,31 @@ def details(summary, body):
     """What is folded until somebody wants to see it."""
     return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
 
+def quote(text):
+    return f"<blockquote>{escape(text)}</blockquote>\n"
+
+def preformatted(text):
+    return f"<pre>{escape(text)}</pre>\n"
+
+def columns(left, right):
+    """Side by side on a wide screen, one below the other on a narrow one."""
+    return f"<div class=columns><div>{left}</div><div>{right}</div></div>\n"
+
+def answer_box(question, answer, small):
+    """A question, its answer in large letters, and what stands small below it."""
+    return (f"<div class=answer><p>{escape(question)}</p><p class=large>{escape(answer)}</p>"
+            f"<p class=small>{escape(small)}</p></div>\n")
+
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:75em;margin:1em auto;padding:0 1em;
 color:#222}p,li{max-width:50em}h1{font-size:1.5em;margin:.3em 0}table{border-collapse:collapse;
 font-size:14px}.table{overflow-x:auto;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:2px
 10px;vertical-align:top;text-align:left}.n{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}caption{text-align:left;color:#555}figure{margin:1em 0;
 break-inside:avoid}svg{width:100%;max-width:900px;height:auto}summary{cursor:pointer;margin:.5em 0}
-figcaption{font-size:14px;color:#555}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
+figcaption,.small{font-size:14px;color:#555}.answer{border-left:4px solid #0072B2;padding-left:12px;
+margin-bottom:1.1em}.answer p{margin:0}.large{font-size:1.25em;font-weight:600;line-height:1.3}
+@media(min-width:900px),print{.columns{display:grid;grid-template-columns:3fr 2fr;gap:1.5em}
+.columns figure{margin-top:0}}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
 overflow-wrap:anywhere;padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}table{
 font-size:9px}td,th{padding:1px 4px}h2{break-after:avoid}}"""
 
