@@ -12,16 +12,12 @@ learned positions, SwiGLU for GELU, and no biases (Touvron et al. 2023, "LLaMA")
 Shapes: B windows at once, T tokens in a window, C = n_embd numbers for each token, V tokens in
 the vocabulary, H heads of D = C / H numbers.
 """
-
-from support.program import Parser, run  # before torch, which takes seconds that Ctrl-C may end
-
+from support.program import Parser, run  # first: from here on Ctrl-C is one line
 import math
 from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 from support.files import code_sha256, need
 
 CODE = code_sha256(__file__)  # of what was loaded; the file may be edited while it runs
@@ -40,17 +36,16 @@ class ModelConfig:
     init_std: float = 0.02  # standard deviation of the initial weights
 
     def __post_init__(self):
-        # Rotary positions take a head's numbers in pairs.
-        need(self.n_head > 0 and self.n_embd % (2 * self.n_head) == 0,
-             f"n_embd is {self.n_embd}, but {self.n_head} heads of an even size need a multiple "
-             f"of {2 * self.n_head}")
+        even = self.n_head > 0 and self.n_embd % (2 * self.n_head) == 0
+        need(even, f"n_embd is {self.n_embd}, but {self.n_head} heads of an even size (rotary "
+             f"positions take pairs) need a multiple of {2 * self.n_head}")
 
     @property
     def n_hidden(self):
         """Width of the feed-forward layer: 2/3 of 4C, rounded up to a multiple of 64.
 
-        SwiGLU has three matrices where GELU has two; 2/3 makes the parameters equal, but for the
-        rounding (with C = 128: 12.5 % more).
+        SwiGLU has three matrices where GELU has two: 2/3 of the width makes the parameters equal,
+        but for the rounding (with C = 128: 12.5 % more).
         """
         return 64 * math.ceil(8 * self.n_embd / 3 / 64)
 
@@ -226,8 +221,7 @@ class Llama(nn.Module):
         chance, a torch.Generator; without one, torch's own, and what is drawn after it changes.
         """
         for _ in range(n_new):
-            window = tokens[:, -self.config.block_size :]  # the model sees no further back
-            logits, _ = self(window)
+            logits, _ = self(tokens[:, -self.config.block_size :])  # it sees no further back
             logits = logits[:, -1]  # (1, V): what follows the others is known
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)  # (1, 1)
@@ -248,10 +242,8 @@ def training_flops_per_token(config):
     (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
     """
     T, C = config.block_size, config.n_embd
-    attention_weights = 4 * C * C  # query, key, value, output
-    feed_forward_weights = 3 * C * config.n_hidden  # gate, up, down
-    output_weights = config.vocab_size * C  # reading a row of the embedding multiplies nothing
-    weights = config.n_layer * (attention_weights + feed_forward_weights) + output_weights
+    block = 4 * C * C + 3 * C * config.n_hidden  # attention's four matrices, SwiGLU's three
+    weights = config.n_layer * block + config.vocab_size * C  # (reading a token in costs nothing)
     return 6 * weights + 12 * config.n_layer * T * C
 
 # ================================================================ python model.py
@@ -263,23 +255,18 @@ def main():
     model = Llama(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"The published model: {config}\n")
-    # A parameter's name is its path, such as blocks.0.attention_norm.weight: what is looked for
-    # ends with a point, so that "attention." does not find the norm.
+    # A name is a path, such as blocks.0.attention_norm.weight. (The point at the end of what is
+    # looked for matters: "attention." is not in it.)
     parts = {"embedding, also output": "embedding.", "attention": "attention.",
              "feed-forward": "feed_forward.", "norms": "norm."}
     for title, part in parts.items():
-        n = 0
-        for name, parameter in model.named_parameters():
-            if part in name:
-                n += parameter.numel()
+        n = sum(p.numel() for name, p in model.named_parameters() if part in name)
         bar = "#" * round(40 * n / total)
         print(f"  {title:24s}{n:>12,d}  {bar} {n / total:.1%}")
     print(f"  {'in all':24s}{total:>12,d}\n")
-
     flops = training_flops_per_token(config)
     print(f"A training token costs {flops:,d} FLOPs, {flops / total:.2f} for each parameter;")
     print(f"20,000,768 of them cost {flops * 20_000_768:.3g}.\n")
-
     radians = torch.angle(rotary_table(config)[1])  # (D / 2): from one token to the next
     turns = config.block_size * radians / (2 * math.pi)
     print("Turns that every fourth rotary pair of a head makes within one window:")

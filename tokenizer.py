@@ -8,10 +8,8 @@ often. What is frequent ends up as one token (" the"), what is rare stays in pie
     python tokenizer.py train stories.txt --vocab_size 4096 --out tok.json
     python tokenizer.py show tok.json "Once upon a time"       ids and pieces
 
-Sources: Sennrich, Haddow and Birch (2016), "Neural Machine Translation of Rare Words with
-Subword Units"; on bytes: Radford et al. (2019), GPT-2.
+Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019, "GPT-2" (of bytes).
 """
-
 from support.program import Parser, run  # first: from here on Ctrl-C is one line
 import heapq, json, re
 from collections import Counter, defaultdict
@@ -27,8 +25,8 @@ FIRST_MERGE_ID = 257
 # Merges never cross the border of a chunk: an English ending ('s; but 'sofa is cut too, and I'LL
 # not), or letters, digits or signs with at most one space before them, or a run of spaces that
 # leaves the last one to the word after it. A letter is a word character (\w) that is neither digit
-# nor underscore; together the alternatives take every character. At most 64 in a chunk, so that
-# the time for a million letters without a space grows with their number, not with its square.
+# nor underscore; together the alternatives take every character. At most 64 in a chunk: else the
+# time for a million letters without a space would grow with the square of their number.
 # EXERCISE 1: (text)
 # EXERCISE 10: (text)
 CHUNK = re.compile(
@@ -42,21 +40,18 @@ CHUNK = re.compile(
 def slow_bpe(documents, vocab_size):
     """Learn the merges in the most obvious way: count all pairs anew for every merge.
 
-    slow_bpe(["abab ab"], 300) returns [(97, 98)]. The chunks are "abab" and " ab", in bytes
-    [97, 98, 97, 98] and [32, 97, 98]. The pair (97, 98), "ab", occurs three times, (98, 97) and
-    (32, 97) once. So "ab" becomes token 257, and the chunks become [257, 257] and [32, 257]. Now
-    no pair occurs twice, and it ends, far below 300 tokens.
+    slow_bpe(["abab ab"], 300) = [(97, 98)]: the chunks "abab" and " ab" are [97, 98, 97, 98] and
+    [32, 97, 98]. The pair (97, 98) stands there three times, (98, 97) and (32, 97) once. So it
+    becomes token 257, the chunks become [257, 257] and [32, 257], and now no pair comes twice.
 
     documents: list of str. Returns the merged pairs (left id, right id) in the order in which
     they were learned; the i-th of them becomes the token FIRST_MERGE_ID + i.
     """
-    text_chunks = [chunk for document in documents for chunk in CHUNK.findall(document)]
-    chunks = [list(chunk.encode("utf-8")) for chunk in text_chunks]
+    chunks = [byte_ids(chunk) for document in documents for chunk in CHUNK.findall(document)]
     merges = []
     while FIRST_MERGE_ID + len(merges) < vocab_size:
-        counts = Counter()
-        for ids in chunks:
-            counts.update(zip(ids, ids[1:]))  # every token with its right neighbour
+        # How often each token stands before each other one.
+        counts = Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
         # The most frequent pair; of several the one with the smaller ids, not the one met first.
         best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
         if counts[best] < 2:
@@ -65,6 +60,13 @@ def slow_bpe(documents, vocab_size):
         chunks = [merge(ids, best, new_id) for ids in chunks]
         merges.append(best)
     return merges
+
+def byte_ids(text):
+    """The bytes of a str, as ids: byte_ids("a\u00e9") = [97, 195, 169], since é takes two bytes."""
+    try:
+        return list(text.encode("utf-8"))
+    except UnicodeEncodeError:  # at a lone surrogate, the one thing that UTF-8 cannot hold
+        raise InputError(f"the text holds half a character, in {text!a}; remove it") from None
 
 def merge(ids, pair, new_id):
     """Replace every `pair` in `ids` by `new_id`: merge([1, 2, 3, 1, 2], (1, 2), 9) = [9, 3, 9]."""
@@ -84,46 +86,48 @@ def fast_bpe(documents, vocab_size):
 
     1. A text has few *different* chunks: keep each once, with the number of times it occurs.
     2. A merge changes only the chunks that hold the pair: recount those, not the text.
-    3. The best pair comes from a heap, without looking at all the others.
+    3. The best pair comes from a heap. Counts change all the time, so an entry may be stale: it is
+       checked when it comes out, and put back with its true count ("lazy" heap).
     """
     occurrences = Counter(chunk for document in documents for chunk in CHUNK.findall(document))
-    chunks = [(list(chunk.encode("utf-8")), n) for chunk, n in occurrences.items()]
-    counts = Counter()  # pair -> how often it occurs in the text
+    chunks = [(byte_ids(chunk), n) for chunk, n in occurrences.items()]
+    counts = defaultdict(int)  # pair -> how often it occurs in the text
     holders = defaultdict(set)  # pair -> indices of the chunks that hold it, or once did
     for index, (ids, n) in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             counts[pair] += n
             holders[pair].add(index)
-    heap = [(-n, pair) for pair, n in counts.items()]  # the smallest is slow_bpe's choice
+    heap = [(-n, pair) for pair, n in counts.items()]  # its smallest entry is slow_bpe's choice
     heapq.heapify(heap)
     merges = []
     while heap and FIRST_MERGE_ID + len(merges) < vocab_size:
         negative_count, best = heapq.heappop(heap)
-        if counts[best] != -negative_count:
-            continue  # out of date: when the count changed, a new entry was pushed
+        if counts[best] != -negative_count:  # it fell; one that rose was pushed when it rose
+            heapq.heappush(heap, (-counts[best], best))
+            continue
         if counts[best] < 2:
             break
         new_id = FIRST_MERGE_ID + len(merges)
         merges.append(best)
-        for pair in recount(chunks, counts, holders, best, new_id):
+        for pair in merge_everywhere(chunks, counts, holders, best, new_id):
             heapq.heappush(heap, (-counts[pair], pair))
     return merges
 
-def recount(chunks, counts, holders, best, new_id):
-    """Merge `best` in its chunks, update counts and holders, and return the pairs that changed."""
-    changed = set()
+def merge_everywhere(chunks, counts, holders, best, new_id):
+    """Merge `best` and update the counts. Returns the pairs that may have risen: the new ones."""
+    risen = set()
     for index in holders.pop(best):
         ids, n = chunks[index]
         merged = merge(ids, best, new_id)
         chunks[index] = (merged, n)
         for pair in zip(ids, ids[1:]):  # out with the pairs of the old chunk
             counts[pair] -= n
-            changed.add(pair)
         for pair in zip(merged, merged[1:]):  # in with those of the new one
             counts[pair] += n
-            holders[pair].add(index)
-            changed.add(pair)
-    return changed
+            if new_id in pair:
+                holders[pair].add(index)
+                risen.add(pair)
+    return risen
 
 # ---------------------------------------------------------------- encoding and decoding
 
@@ -143,15 +147,12 @@ class BPETokenizer:
     @classmethod
     def train(cls, documents, vocab_size):
         """Learn from a list of str. Fewer than `vocab_size` tokens if no pair occurs twice."""
-        need(vocab_size >= FIRST_MERGE_ID,
-             f"vocab_size is {vocab_size}; make it {FIRST_MERGE_ID} or more")
-        for number, document in enumerate(documents, 1):
-            check_encodable(document, f"document {number}")
+        need(vocab_size > END_ID, f"vocab_size is {vocab_size}; make it {FIRST_MERGE_ID} or more")
         return cls(fast_bpe(documents, vocab_size))
 
     def encode_chunk(self, chunk):
         """Apply the merges in the order in which they were learned, as in training."""
-        ids = list(chunk.encode("utf-8"))
+        ids = byte_ids(chunk)
         none = self.vocab_size  # larger than any id: what a pair becomes that was never merged
         while True:
             # What each pair of neighbours becomes. The one learned first has the smallest id.
@@ -162,25 +163,20 @@ class BPETokenizer:
             ids = merge(ids, self.merges[first_learned - FIRST_MERGE_ID], first_learned)
 
     def encode(self, text):
-        """The ids of `text`, a list of int. Raises InputError at a lone surrogate."""
-        check_encodable(text, "the text")
+        """The ids of `text`, a list of int. Raises InputError at a lone surrogate (byte_ids)."""
         return [i for chunk in CHUNK.findall(text) for i in self.ids_of(chunk)]
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""
-        ids = []
-        for document in documents:
-            ids += self.encode(document) + [END_ID]
-        return ids
+        return [i for document in documents for i in [*self.encode(document), END_ID]]
 
     def decode(self, ids):
         """The text of `ids`. Any valid ids will do: bytes that are not UTF-8 become U+FFFD."""
-        every = bytearray()  # first all bytes: those of one character may stand in many tokens
+        content = bytearray()  # all bytes first: a character's may be spread over several tokens
         for i in ids:
-            need(0 <= i < self.vocab_size,
-                 f"there is no token {i}: ids go from 0 to {self.vocab_size - 1}")
-            every += self.pieces[i]
-        return every.decode("utf-8", errors="replace")
+            need(0 <= i < self.vocab_size, f"there is no token {i} among {self.vocab_size}")
+            content += self.pieces[i]
+        return content.decode("utf-8", errors="replace")
 
     def show(self, token_id):
         """A token for human eyes; what is not UTF-8 appears as \\x.."""
@@ -190,12 +186,10 @@ class BPETokenizer:
         """Write a JSON file with one line a token: its id, its two parts, and what they spell."""
         head = {"about": "byte-level BPE; ids 0 to 255 are the bytes, 256 is the end of text",
                 "row": "[id, left id, right id, how it was built]", "chunk": CHUNK.pattern}
-        rows = []
-        for i, (left, right) in enumerate(self.merges, FIRST_MERGE_ID):
-            spelling = f"{self.show(left)} + {self.show(right)}"
-            rows.append("  " + json.dumps([i, left, right, spelling]))
         head = json.dumps(head, indent=1).removesuffix("\n}")
-        write_whole(path, head + ',\n "merges": [\n' + ",\n".join(rows) + "\n ]\n}\n")
+        rows = [json.dumps([i, left, right, f"{self.show(left)} + {self.show(right)}"])
+                for (left, right), i in self.id_of.items()]
+        write_whole(path, head + ',\n "merges": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n")
 
     @classmethod
     def load(cls, path):
@@ -221,35 +215,22 @@ def lesson():
 # ================================================================ files and the command line
 # Stop reading here the first time.
 
-LONGEST_TOKEN = 1 + 64 * 4  # bytes: a chunk's space, and 64 characters of up to four bytes each
-
-def check_encodable(text, name):
-    """Raise InputError at the first lone surrogate, the one thing that UTF-8 cannot hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name} holds a lone surrogate (U+{ord(text[error.start]):04X}) at "
-                         f"character {error.start}, which UTF-8 cannot hold; remove it") from None
-
 def read_merges(path):
     """The merges in a file that `save` wrote. Raises InputError if it is anything else."""
-    saved = read_json(path)
     damaged = f"{path} is no BPE tokenizer that this program saved; train it again"
-    merges = []
+    saved, merges = read_json(path), []
     sizes = [1] * FIRST_MERGE_ID  # the bytes of every token
     try:
         for i, left, right, _ in saved["merges"]:
             need(i == len(sizes) and min(left, right) >= 0 and END_ID not in (left, right), damaged)
             merges.append((left, right))
             sizes.append(sizes[left] + sizes[right])
-            # Forty damaged lines, each twice as long as the one before, would fill the memory.
-            need(sizes[-1] <= LONGEST_TOKEN, damaged)
-        pattern = saved["chunk"]
+            # No chunk is longer; forty tokens, each of the last one twice, would fill the memory.
+            need(sizes[-1] <= 1 + 64 * 4, damaged)
     except (TypeError, ValueError, LookupError):
         raise InputError(damaged) from None
-    need(len(set(merges)) == len(merges), damaged)
-    need(pattern == CHUNK.pattern, f"{path} was made with another chunk pattern than the one that "
-         "tokenizer.py has now; train it again")
+    need(saved.get("chunk") == CHUNK.pattern, f"{path} was made with another chunk pattern than "
+         "the one that tokenizer.py has now; train it again")
     return merges
 
 def main():
@@ -272,8 +253,7 @@ def main():
     elif args.command == "show":
         tokenizer = BPETokenizer.load(args.tokenizer)
         for i in tokenizer.encode(args.text):
-            piece = printable(tokenizer.show(i)).replace("\n", "\\n")
-            print(f"{i:6d}  [{piece}]")
+            print(printable(f"{i:6d}  [{tokenizer.show(i)}]").replace("\n", "\\n"))
     else:
         lesson()
 
