@@ -27,6 +27,7 @@ def one_line(message):
 
 def is_terminal(stream):
     """Whether bars can be drawn on a stream. IDLE says that it is a terminal, and is none."""
+    stream = getattr(stream, "stream", stream)  # what a Patient one stands for
     if stream is None or type(stream).__module__.startswith("idlelib"):
         return False
     return stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -83,8 +84,8 @@ def run(main):
     try:
         status = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # raised anew, perhaps, with advice on how to go on
+        print(f"\nStopped. {stop}".rstrip(), file=sys.stderr)
         status = 130
     except (InputError, OSError, FloatingPointError) as error:
         print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
