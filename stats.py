@@ -15,15 +15,16 @@ The docstrings work this table by hand. A cell is the grand mean 5, plus what it
 What is undefined is nan, never a guess; a table that cannot be judged is an InputError.
 """
 import support.program  # first: from here on Ctrl-C is one line, not a traceback
-import json, math, re, textwrap
+import json, math, textwrap
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats as scipy_stats
 
-from support.files import InputError, need, printable, read_rows
+from support.files import InputError, need, printable
 from support.page import p_text
+from support.tables import read_table
 
 ALPHA = 0.05  # a result counts as significant if chance alone goes as far less often than this
 PUBLISHED = Path(__file__).resolve().parent / "data" / "published_observations.csv"
@@ -64,17 +65,15 @@ def checked(Y, least_levels=2):
     need(Y.ndim >= 2 and Y.shape[-2] >= 2 and Y.shape[-1] >= least_levels,
          f"need at least 2 rows (subjects) and {least_levels} columns (levels), got {Y.shape}")
     for place in np.argwhere(~np.isfinite(Y)):
-        raise InputError(f"row {place[-2]}, column {place[-1]} (from 0) is {Y[tuple(place)]}; "
-                         "correct or drop it")
+        raise InputError(f"row {place[-2]}, column {place[-1]} (from 0) is {Y[tuple(place)]}")
     # Fourth powers will be added up, and floats end at 1e308 and 1e-308.
-    size = np.abs(Y).max(axis=-2)  # the largest number of each level
+    size = np.abs(Y).max(axis=-2)  # (..., k)
     need(((size == 0) | (size > 1e-60) & (size < 1e60)).all(),
          "a level's numbers are beyond 1e60, or all within 1e-60 of 0; choose another unit")
     return Y
 
 def snap(part, noise, axis):
-    """part of a table, exactly 0 where its largest entry along axis is no more than noise.
-    InputError if it is neither that nor clearly more."""
+    """A part of a table, exactly 0 if nothing in it is more than noise; InputError if unclear."""
     amount = np.abs(part).max(axis=axis, keepdims=True)
     need(((amount <= noise) | (amount >= CLEAR * noise)).all(), UNCLEAR)
     return np.where(amount > noise, part, 0)
@@ -108,8 +107,7 @@ def decompose(Y):
     rest = Y - first                                 # (..., n, k)
     level = first - first[..., :1] + rest.mean(axis=-2, keepdims=True)
     level = level - level.mean(axis=-1, keepdims=True)
-    subject = rest.mean(axis=-1, keepdims=True)      # (..., n, 1)
-    subject = subject - subject.mean(axis=-2, keepdims=True)
+    subject = rest.mean(axis=-1, keepdims=True) - rest.mean(axis=both, keepdims=True)
     # Rows and columns about their means, twice, because the first time still rounds.
     residual = rest
     for axis in (-1, -2, -1, -2):
@@ -153,8 +151,7 @@ def f_and_epsilons(Y):
     gg = parts.ss_error ** 2 / (d * (products ** 2).sum(axis=(-2, -1)))
     room = n - 1 - d * gg
     room = np.where(room > 1e-12 * n, room, np.nan)  # at the pole hf is undefined
-    hf = (n * d * gg - 2) / (d * room)
-    return f, gg, hf
+    return f, gg, (n * d * gg - 2) / (d * room)
 
 @dataclass
 class RMAnova:
@@ -322,14 +319,13 @@ class Pairs:
 
 def pair_indices(pairs, k):
     """`pairs` as pairwise_tests takes them -> arrays a, b. InputError for others."""
-    wanted = f'pairs are None, "adjacent" or a list of two different levels 0 to {k - 1}'
     if pairs is None:
-        pairs = np.transpose(np.triu_indices(k, 1))  # all (a, b) with a < b
-    elif isinstance(pairs, str):
-        need(pairs == "adjacent", wanted)
-        pairs = [(a, a + 1) for a in range(k - 1)]
+        return np.triu_indices(k, 1)  # all a < b
+    if isinstance(pairs, str) and pairs == "adjacent":
+        return np.arange(k - 1), np.arange(1, k)
     for pair in pairs:
-        need(len(pair) == 2 and set(pair) <= set(range(k)) and pair[0] != pair[1], wanted)
+        need(len(pair) == 2 and set(pair) <= set(range(k)) and pair[0] != pair[1],
+             f'pairs are None, "adjacent" or a list of two different levels 0 to {k - 1}')
     return np.array(pairs, dtype=int).reshape(-1, 2).T
 
 @np.errstate(all="ignore")
@@ -345,13 +341,12 @@ def pairwise_tests(Y, pairs=None):
     n, k = Y.shape
     a, b = pair_indices(pairs, k)
     D = Y[:, a] - Y[:, b]  # (n, number of pairs)
-    own = D - D[0]
-    mean = D[0] + own.mean(axis=0)
-    own = own - own.mean(axis=0)
+    mean = D[:1] + (D - D[:1]).mean(axis=0)  # (1, number of pairs)
     # What is rounding? As in decompose: beside true variation any mean counts.
-    noise = ROUNDING * np.abs(Y).max(axis=0)[np.array([a, b])].max(axis=0)
-    own = snap(own, noise, 0)
-    [mean] = snap(mean[None], np.where(own.any(axis=0), 0, noise), 0)
+    size = np.abs(Y).max(axis=0)
+    noise = ROUNDING * np.maximum(size[a], size[b])
+    own = snap(D - mean, noise, 0)
+    mean = snap(mean, np.where(own.any(axis=0), 0, noise), 0)[0]
     sd = np.sqrt((own ** 2).sum(axis=0) / (n - 1))
     standard_error = sd / np.sqrt(n)
     half_width = scipy_stats.t.ppf(0.975, n - 1) * standard_error
@@ -529,78 +524,7 @@ def lesson(n_studies=2000):
         yield "  {:20} {:11.1%} {:17.1%} {:13.1%}".format(phi, *rates)
 
 # ================================================================
-# Stop reading here the first time. Below, a file becomes a matrix and results become a page.
-
-# ---------------------------------------------------------------- from a file to a matrix
-def cell_number(text, place):
-    """The number in a cell (int if whole), nan if it is missing; InputError for anything else."""
-    if text.lower() in ("", "na", "nan"):  # R writes NA, pandas nothing
-        return math.nan
-    try:
-        x = float(text)
-    except ValueError:
-        x = math.inf
-    # float("1_0") is 10 for Python, and a slip of the finger for everybody else.
-    need(math.isfinite(x) and "_" not in text, f"{place}: {text[:40]!r} is not a finite number")
-    return int(x) if x.is_integer() else x
-
-def cell_seed(text, place):
-    """The label in a cell: an int where it is one ("101.0" too), else text on one line."""
-    need(text.lower() not in ("", "na", "nan"), f"{place}: {text!r} is not a label")
-    if re.fullmatch(r"-?\d{1,15}(\.0*)?", text):
-        return int(float(text))
-    return " ".join(text.split())
-
-def read_table(path, dv="val_loss"):
-    """Read the columns seed (any label), interval (a number) and dv of a csv, rows in any order.
-    -> Y (n, k), seeds, intervals (both sorted), notes; empty, NA and nan are missing (see
-    complete). InputError names line and column of anything unclear.
-    """
-    rows = read_rows(path)
-    need(rows, f"{path} is empty")
-    _, header = rows[0]
-    for name in ("seed", "interval", dv):
-        need(header.count(name) == 1, f"{path} needs the columns seed, interval, {dv}, once each, "
-             f"and has {', '.join(header)[:99]}; rename them or choose --dv")
-    value_of, line_of = {}, {}  # (seed, interval) -> the value there; the line where it stands
-    for line, cells in rows[1:]:
-        place = f"{path}, line {line}"
-        need(len(cells) == len(header), f"{place}: {len(cells)} cells under {len(header)} columns")
-        row = dict(zip(header, cells))
-        key = (cell_seed(row["seed"], f"{place}, column seed"),
-               cell_number(row["interval"], f"{place}, column interval"))
-        need(not math.isnan(key[1]), f"{place}, column interval: a number is missing")
-        need(key not in line_of, f"{place}: seed {key[0]}, interval {key[1]} is in line "
-             f"{line_of.get(key)} already; delete one")
-        line_of[key] = line
-        value_of[key] = cell_number(row[dv], f"{place}, column {dv}")
-    need(value_of, f"{path} has no row below its header; add some")
-    # Labels sorted, numbers before texts; a pair that has no row is missing.
-    seeds = sorted({seed for seed, _ in value_of}, key=lambda seed: (isinstance(seed, str), seed))
-    intervals = sorted({interval for _, interval in value_of})
-    Y = np.full((len(seeds), len(intervals)), math.nan)
-    for (seed, interval), value in value_of.items():
-        Y[seeds.index(seed), intervals.index(interval)] = value
-    return complete(Y, seeds, intervals)
-
-def complete(Y, seeds, intervals):
-    """Leave out what is missing (nan): an interval that no seed has, then every seed with a gap.
-    Y (n, k), labels -> Y, seeds, intervals, notes. InputError if fewer than 2 are left.
-    """
-    missing = np.isnan(Y)
-    measured = np.flatnonzero(~missing.all(axis=0))
-    whole = np.flatnonzero(~missing[:, measured].any(axis=1))
-    notes = []
-    for j in np.flatnonzero(missing.all(axis=0)):
-        notes.append(f"interval {intervals[j]} is missing for every seed: dropped")
-    for i, gaps in enumerate(missing[:, measured]):
-        if gaps.any():
-            where = ", ".join(str(intervals[j]) for j in measured[gaps])
-            notes.append(f"seed {seeds[i]} has no value at interval {where}: dropped")
-    need(len(whole) >= 2 and len(measured) >= 2, "; ".join(
-        ["fewer than 2 complete seeds or intervals are left: add some", *notes]))
-    return (Y[np.ix_(whole, measured)], [seeds[i] for i in whole],
-            [intervals[j] for j in measured], notes)
+# Stop reading here the first time. Below, the results become a page.
 
 # ---------------------------------------------------------------- the whole analysis
 def analyse(Y):
@@ -646,12 +570,11 @@ def report_sphericity(r):
     yield f"  Greenhouse-Geisser's cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1"
     if r["hf_unreliable"]:
         yield "  Huynh-Feldt's is unreliable with fewer subjects than levels"
-    if not M.defined:
+    if M.defined:
+        yield f"  Mauchly's: W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, {p_text(M.p)} {M.reason}"
+        yield "  (its p is far too small where n is little above k)"
+    else:
         yield f"  Mauchly's test: undefined, {M.reason}"
-        return
-    yield f"  Mauchly's test: W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, {p_text(M.p)} {M.reason}"
-    if r["n_subjects"] - 1 < 2 * A.df_effect:
-        yield "  (That p is far too small where n is little above k.)"
 
 def report(r, dv, intervals, notes):
     """The result r of analyse() as lines for a reader, in the order of the functions above."""
