@@ -184,6 +184,8 @@ def disk(path):
         advice = "see that you may read and write it, or copy the project to another place"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             advice = "make room, and the same command continues"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            advice = "something else stands in its way: move that away"
         raise InputError(f"cannot use {error.filename or path}: {error.strerror}; {advice}, "
                          f"{YOUR_OWN}") from None
 
@@ -199,7 +201,8 @@ def receive_all(url, part, size):
         except (OSError, HTTPException, ValueError) as error:  # ValueError: numbers that are none
             advice, wait = remedy(url, error, attempt)
             if wait is None:
-                raise OSError(f"cannot fetch {url}: {error}; {advice}, {YOUR_OWN}") from None
+                what = error if hasattr(error, "code") else getattr(error, "reason", error)
+                raise OSError(f"cannot fetch {url}: {what}; {advice}, {YOUR_OWN}") from None
             if getattr(error, "code", None) == 416:
                 part.unlink(missing_ok=True)  # the text ends before our part does: begin anew
             time.sleep(wait)
