@@ -4,17 +4,17 @@ A study trains the same model several times, each time from another seed. This f
 one of these times needs: the settings, the text, two schedules, a measurement, a step, the loop.
 run_all.py calls `train_seed` once for every seed, each in a process of its own.
 
-    python train.py --preset smoke --out runs/try            trains one seed, a line a measurement
-    python train.py --write "One day, Mia" --out runs/try    what its model writes on (both: seconds)
+    python train.py --preset smoke --out runs/try            one seed; a line for each measurement
+    python train.py --write "One day, Mia" --out runs/try    what its model writes on
     python train.py --help                                   every setting
 
-Order, learning rate and measurement are those of the published study (arXiv 2606.13370 and its
-author's repository) unless a setting says otherwise.
+The first two take seconds. Order, learning rate and measurement are those of the published study
+(arXiv 2606.13370 and its author's repository) unless a setting says otherwise.
 """
 import support.program  # first: from here on Ctrl-C is one line, while torch is imported too
 
 import contextlib, hashlib, io, json, math, os, platform, sys, time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -27,17 +27,11 @@ from data.stories import first_stories
 from model import CODE as MODEL_CODE, Llama, ModelConfig, training_flops_per_token
 from support.files import (InputError, code_sha256, need, printable, read_documents, read_json,
                            sweep, write_csv, write_whole)
+from support.program import cores
+from support.settings import add_options, check_limits, given, setting
 from tokenizer import CODE as TOKENIZER_CODE, END_ID, BPETokenizer
 
 # ---------------------------------------------------------------- what a study is
-
-def setting(default, what, low=None, high=None, choices=None):
-    """A field of StudyConfig: its default, what it is, and its lowest and highest value or its
-    choices. The same words and limits are what --help prints and what `check_settings` checks."""
-    metadata = {"what": what, "low": low, "high": high, "choices": choices}
-    if isinstance(default, list):  # every StudyConfig gets a list of its own
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 @dataclass
 class StudyConfig:
@@ -130,28 +124,6 @@ class Text:
     train: np.ndarray  # (n_train_tokens) ids
     valid: np.ndarray  # (n_valid_tokens) ids
     target_bytes: int  # bytes of what the validation windows ask the model to predict
-
-def read_text(config):
-    """({"train": documents, "valid": documents}, {what is known of their source}).
-
-    Of the training text there is enough for training and for the tokenizer.
-    """
-    n_train = max(config.train_stories, config.tokenizer_stories)
-    files = {}
-    if config.train_file:
-        documents = read_files(config)
-        source = ", ".join(map(printable, config.train_file))
-    elif config.corpus == "embedded":
-        documents = {"train": first_stories("train", n_train),
-                     "valid": first_stories("valid", config.valid_stories)}
-        source = "the project's own stories"
-    else:
-        documents, files = load(config.corpus)
-        source = config.corpus
-    documents = {"train": documents["train"][:n_train],
-                 "valid": documents["valid"][: config.valid_stories]}
-    notes = notes_on_text(config, documents, files)
-    return documents, {"text": source, "files": files, "notes": notes}
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
@@ -298,7 +270,7 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
         "tokens_seen": tokens, "epochs": tokens / (len(text.train) - config.block_size - 1),
         "train_loss": train_loss, "val_loss": loss, "val_loss_se": standard_error(losses),
         "val_change_se": change_se, "val_loss_published": published,
-        "val_ppl": math.exp(min(loss, 700.0)),  # exp of more is no float
+        "val_ppl": float(np.exp(min(loss, 700.0))),  # exp of more is no float64
         "bits_per_byte": bits_per_byte,
         "learning_rate": learning_rate(tokens, config),  # of the step that comes next
         "grad_norm": grad_norm, "device": config.device, "precision": "float32",
@@ -386,24 +358,19 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
 
 def check_settings(config):
     """InputError, in one sentence, at the first setting that cannot be."""
-    for f in fields(config):
-        if f.metadata:
-            check_range(f.name, getattr(config, f.name), f.metadata)
-    try:
-        flops = training_flops_per_token(config.model)
-    except ValueError as error:  # heads that do not divide the width
-        raise InputError(str(error)) from None
-    need(flops < 1e10,
+    check_limits(config)
+    need(training_flops_per_token(config.model) < 1e10,
          "this would be a model of more than a billion parameters; lower n_layer or n_embd")
-    need(config.seeds, "there is no seed; name at least one")
-    need(len(set(config.seeds)) == len(config.seeds), "a seed is given twice; name each once")
+    need(len(set(config.seeds)) == len(config.seeds) > 0,
+         "seeds must name at least one, and none twice")
     need(bool(config.train_file) == bool(config.valid_file),
          "--train_file and --valid_file go together; give both or neither")
-    need(config.tokens_per_step <= config.interval_tokens <= config.total_tokens / 3,
-         f"interval_tokens is {config.interval_tokens}; it must lie between one step "
-         f"({config.tokens_per_step} tokens) and a third of total_tokens ({config.total_tokens})")
-    need(config.total_tokens <= 10**4 * config.interval_tokens,
-         "total_tokens must not be more than 10,000 times interval_tokens")
+    need(config.tokens_per_step <= config.interval_tokens,
+         f"interval_tokens is {config.interval_tokens}, and one step takes "
+         f"{config.tokens_per_step}; raise it, or lower batch_size or block_size")
+    need(3 <= config.total_tokens / config.interval_tokens <= 10**4,
+         f"total_tokens is {config.total_tokens}; it must be 3 to 10,000 times interval_tokens, "
+         f"which is {config.interval_tokens}")
     need(config.published_windows <= config.valid_windows,
          "published_windows is larger than valid_windows; lower it")
     need(config.final_lr <= config.peak_lr,
@@ -414,55 +381,59 @@ def check_settings(config):
     need(getattr(torch, config.device).is_available(),
          f"torch finds no {config.device} on this machine; leave out --device")
 
-def check_range(name, value, limits):
-    """InputError unless a value, or each of a list, lies where `setting` says that it may."""
-    low, high, choices = limits["low"], limits["high"], limits["choices"]
-    if choices:
-        need(value in choices, f"{name} is {value!r}; it must be {' or '.join(choices)}")
-    if low is not None:
-        for one in value if isinstance(value, list) else [value]:
-            # (A nan is refused here too: it is not larger than anything.)
-            need(low <= one <= high, f"{name} is {one}; it must lie between {low} and {high}")
+# ---------------------------------------------------------------- where the text is from
 
-# ---------------------------------------------------------------- text of one's own
+def read_text(config):
+    """({"train": documents, "valid": documents}, {what is known of where they are from}).
 
-def read_files(config):
+    Of the training text there is enough for training and for the tokenizer.
+    """
+    n_train = max(config.train_stories, config.tokenizer_stories)
+    files = {}
+    if config.train_file:
+        documents = read_files(config, n_train)
+        source = printable(", ".join(config.train_file))
+    elif config.corpus == "embedded":
+        documents = {"train": first_stories("train", n_train),
+                     "valid": first_stories("valid", config.valid_stories)}
+        source = "the project's own stories"
+    else:
+        documents, files = load(config.corpus)
+        source = config.corpus
+    documents = {"train": documents["train"][:n_train],
+                 "valid": documents["valid"][: config.valid_stories]}
+    notes = notes_on_text(config, documents, files)
+    return documents, {"text": source, "files": files, "notes": notes}
+
+def read_files(config, n_train):
     """{"train": documents, "valid": documents} of --train_file and --valid_file."""
     documents = {"train": [], "valid": []}
-    n_train = max(config.train_stories, config.tokenizer_stories)
     for path in config.train_file:
         documents["train"] += read_documents(path, n_train)
     for path in config.valid_file:
         documents["valid"] += read_documents(path, config.valid_stories)
         # (By the file, not by its name: there are links, and more than one way to a folder.)
         for other in config.train_file:
-            need(not os.path.samefile(path, other), f"{printable(path)} is both training and "
-                 "validation text; a model judged by what it learned from looks too good")
+            need(not os.path.samefile(path, other),
+                 f"{path} is both training and validation text; name two files")
     return documents
 
 def notes_on_text(config, documents, files):
     """What a user should know of the text, in sentences, for the screen and config.json.
-
-    InputError if all of the validation text is trained on.
-    """
+    InputError if all of the validation text is trained on."""
     notes = []
     for name, facts in files.items():
         if not facts.get("checked"):
-            notes.append(f"{name} could not be checked: no sum of its right content is known, or "
-                         "it has another one")
-    n_train = max(config.train_stories, config.tokenizer_stories)
-    for name, wanted in (("train", n_train), ("valid", config.valid_stories)):
-        found = len(documents[name])
-        if found < wanted:
-            notes.append(f"the {name} text has fewer stories than were asked for: {found}, not "
-                         f"{wanted}")
-    trained_on = set(documents["train"][: config.train_stories])
-    common = sum(document in trained_on for document in documents["valid"])
-    need(common < len(documents["valid"]),
+            notes.append(f"{name} could not be checked: no sum of its right content is known")
+    wanted = {"train": max(config.train_stories, config.tokenizer_stories),
+              "valid": config.valid_stories}
+    for name, n in wanted.items():
+        if len(documents[name]) < n:
+            notes.append(f"the {name} text has fewer stories than were asked for: "
+                         f"{len(documents[name])}, not {n}")
+    trained_on = documents["train"][: config.train_stories]
+    need(not set(documents["valid"]) <= set(trained_on),
          "all of the validation text stands in the training text too; give another one")
-    if common:
-        notes.append(f"{common} of {len(documents['valid'])} validation texts stand word for word "
-                     "in the training text too")
     return notes
 
 # ---------------------------------------------------------------- speed
@@ -473,24 +444,6 @@ def one_thread():
     # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by
     # page, at every step, until it sees one of almost 32 MiB freed (mallopt(3), dynamic threshold):
     torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed; 4 % faster on two busy cores
-
-CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container what it may use
-
-def cores():
-    """How many cores this process may use, at least 1: perhaps not all that the machine has."""
-    n = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        n = len(os.sched_getaffinity(0))
-    # A container's share of time: microseconds of computing in each period of so many, in one
-    # file ("max 100000" if there is no limit) or, in older systems, in two (-1 if there is none).
-    files = [["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]]
-    for names in files:
-        with contextlib.suppress(OSError, ValueError):
-            content = " ".join((CGROUP / name).read_text(encoding="ascii") for name in names)
-            quota, period = map(int, content.split())  # ("max" is no number: ValueError)
-            if quota > 0 and period > 0:
-                n = min(n, quota // period)
-    return max(1, n)
 
 # ---------------------------------------------------------------- what survives
 
@@ -534,46 +487,35 @@ def read_checkpoint(path):
     """What `save_checkpoint` wrote, None if it is not there, False if it is damaged (and named)."""
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-            raise ValueError("the sum at its end is not its own")
+        need(hashlib.sha256(content[:-32]).digest() == content[-32:], "the sum is another one")
         # KEEP: weights_only admits tensors, numbers and text, but no code of a stranger.
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        names = ["model", "optimizer", "step", "rows", "window_losses", "run", "chance"]
-        if not saved["rows"]:
-            raise ValueError("it has no measurement")
-        return {name: saved[name] for name in names}
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, LookupError, RuntimeError, UnpicklingError, EOFError) as error:
-        if "memory" in str(error):  # the file may well be whole
-            raise OSError(f"too little memory to read {path}: {error}") from None
-        print(f"{path} is damaged, or not of this program, and is not used", file=sys.stderr)
+    except (InputError, UnpicklingError, EOFError):
+        print(f"{path} is damaged and is not used", file=sys.stderr)
         return False
 
 def newest_checkpoint(folder, seed, run):
-    """The newest whole checkpoint of a seed, or None. If it is not last.pt it becomes last.pt, and
-    says so; what is damaged, or of another seed or run, is renamed to NAME.pt.damaged."""
-    there = any(folder.glob("*.pt"))
+    """The newest whole checkpoint of a seed, or None. It becomes last.pt if it is not; one that is
+    damaged, or a copy from another seed or run, is renamed to NAME.pt.damaged."""
     for path in (folder / "last.pt", folder / "previous.pt", folder / "best.pt"):
         saved = read_checkpoint(path)
-        if saved and saved["run"] == run and saved["rows"][-1]["seed"] == seed:  # not a copy
+        if saved and saved["run"] == run and saved["rows"][-1]["seed"] == seed:
             if path.name != "last.pt":
-                print(f"{folder.name} continues from {path.name}, interval "
-                      f"{len(saved['rows']) - 1}", file=sys.stderr)
                 write_whole(folder / "last.pt", path.read_bytes())
             return saved
         if saved:
-            print(f"{path} is of another seed or run, and is not used", file=sys.stderr)
+            print(f"{path} is of another seed or run and is not used", file=sys.stderr)
         if saved is not None:  # else the next save would keep it, over a whole previous.pt
             os.replace(path, f"{path}.damaged")
-    if there:
-        print(f"{folder.name} has no whole checkpoint and starts again", file=sys.stderr)
+    return None
 
 def resume(folder, seed, run, model, optimizer):
     """Put model and optimizer where the seed's newest checkpoint left them. Returns (step, rows,
     [losses of the validation windows at each measurement]): 0 and empty at the beginning."""
     saved = newest_checkpoint(folder, seed, run)
-    if not saved:
+    if saved is None:
         return 0, [], []
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
@@ -597,40 +539,34 @@ def check_loaded():
              "kernel) and try again")
 
 def settings_and_code(config):
-    """Of what makes a run, all that is known without its text. (A file's name makes none: its
-    content does.)"""
-    named = asdict(config)
-    del named["train_file"], named["valid_file"]
-    return {**named, **LOADED, "torch": torch.__version__, "numpy": np.__version__,
+    """Of what makes a run, all that is known without its text."""
+    return {**asdict(config), **LOADED, "torch": torch.__version__, "numpy": np.__version__,
             "python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
 
 def read_config(out):
     """config.json of the folder `out`; {} if there is none. InputError if it is not of a run."""
     path = out / "config.json"
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    need(isinstance(content, dict) and "train.py" in content,
+    config = read_json(path) if path.exists() else {}
+    need(config == {} or isinstance(config, dict) and "train.py" in config,
          f"{path} is not of this program; choose another folder with --out")
-    return content
+    return config
 
-def differences(wanted, found):
-    """The names in the dict `wanted` that have another value in `found`, with both if short."""
-    different = []
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            both = f"{name} (was {found.get(name)}, now {value})"
-            different.append(both if len(both) < 100 else name)
-    return ", ".join(different)
+# (A file's name makes no run: its content does. And machines may differ: one folder can be seen by
+# several.)
+NOT_THE_RUN = ["train_file", "valid_file", "text", "files", "notes", "threads", "machine",
+               "instructions"]
 
-# What may stand otherwise in config.json without making another run of it.
-NOT_THE_RUN = ["preset", "seeds", "train_file", "valid_file", "text", "files", "notes", "threads",
-               "machine", "instructions"]
+def differences(described, old):
+    """What makes a run and stands otherwise in `old`, in words; "" if nothing does."""
+    return ", ".join(f"{name} (was {old.get(name)!s:.40}, now {value!s:.40})"
+                     for name, value in described.items()
+                     if name not in NOT_THE_RUN and old.get(name) != value)
 
 def run_sha256(out):
     """A sum of what config.json says about the training: every checkpoint carries it. Of a folder
     without config.json (a lone train_seed) it is that of nothing."""
-    kept = {name: value for name, value in read_config(out).items() if name not in NOT_THE_RUN}
+    kept = {name: value for name, value in read_config(out).items()
+            if name not in [*NOT_THE_RUN, "preset", "seeds"]}  # (one more seed changes no other)
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 def open_run(config, out, restart=False):
@@ -644,9 +580,10 @@ def open_run(config, out, restart=False):
     need(old or not any(out.glob("[!.]*")), f"{out} is neither empty nor a run of this program; "
          "choose another folder with --out, or clear this one yourself")
     text, tokenizer, facts = prepare_text(config)
+    for note in facts["notes"]:
+        print("note:", note, file=sys.stderr)
     described = {
-        **settings_and_code(config), **facts, "train_file": list(map(printable, config.train_file)),
-        "valid_file": list(map(printable, config.valid_file)), "threads": 1,
+        **settings_and_code(config), **facts, "threads": 1,
         "machine": f"{platform.system()} {platform.machine()}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "parameters": sum(p.numel() for p in Llama(config.model).parameters()),
@@ -654,13 +591,11 @@ def open_run(config, out, restart=False):
     if old and restart:
         put_aside(out.resolve())
     elif old:
-        check_same(out, old, described)
+        different = differences(described, old)
+        need(not different, f"{out} holds a run that differs in {different}. Choose another "
+             "folder with --out, or put the old run aside with --restart")
     if restart or not old:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another "
-                             "with --out") from None
+        out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "config.json", json.dumps(described, indent=1) + "\n")
     sweep(out)  # what killed programs left half-written
     buffer = io.BytesIO()
@@ -668,18 +603,6 @@ def open_run(config, out, restart=False):
     write_whole(out / "text.npz", buffer.getvalue())  # for the processes that train
     tokenizer.save(out / "tokenizer.json")
     return text, tokenizer, described
-
-def check_same(out, old, described):
-    """InputError if the run described in `old` differs from this one in what makes a run."""
-    makes_the_run = {name: value for name, value in described.items()
-                     if name in ("preset", "seeds") or name not in NOT_THE_RUN}
-    different = differences(makes_the_run, old)
-    need(not different, f"{out} holds a run that differs in {different}. Choose another folder "
-         "with --out, or put the old run aside with --restart")
-    was, now = old.get("instructions"), described["instructions"]
-    if was != now:  # several machines, one folder
-        print(f"note: {out} was begun with {was} instructions and goes on with {now}: right, but "
-              "not the same to the last bit", file=sys.stderr)
 
 def put_aside(out):
     """Rename a run folder to the first free NAME.old1, NAME.old2 ..."""
@@ -691,78 +614,64 @@ def put_aside(out):
 
 # ---------------------------------------------------------------- your own prompt
 
-def write_on(model, tokenizer, prompt, chance, temperature=0.8, length=300):
-    """The prompt and what the model writes after it, until the story ends or `length` tokens.
+@dataclass
+class WriteConfig:
+    """How to write on: options of train.py too."""
 
-    chance: an int that decides what is drawn. InputError if the prompt holds a lone surrogate.
-    """
+    chance: int = setting(0, "of --write: decides what is drawn", 0, 2**63 - 1)
+    temperature: float = setting(0.8, "of --write: 0 always takes the likeliest token", 0, 100)
+    length: int = setting(300, "of --write: tokens at most", 1, 10**5)
+
+def write_on(model, tokenizer, prompt, config):
+    """The prompt and what the model writes after it, until the story ends. `config`: a
+    WriteConfig. InputError if the prompt holds a lone surrogate."""
     # In the training text a story begins after the end of another: so does the prompt here.
     tokens = torch.tensor([[END_ID, *tokenizer.encode(prompt)]])  # (1, T)
-    generator = torch.Generator().manual_seed(chance)
+    generator = torch.Generator().manual_seed(config.chance)
     model.eval()  # no dropout, should a student add it
-    written = model.generate(tokens, length, temperature, generator, stop=END_ID)
+    written = model.generate(tokens, config.length, config.temperature, generator, stop=END_ID)
     return tokenizer.decode([i for i in written[0].tolist() if i != END_ID])
 
-def open_model(out):
-    """(model, its weights yet to be loaded, and tokenizer) of a run folder."""
+def load_model(out, seed, name):
+    """(model, tokenizer, last row) of the checkpoint `name`, "best" or "last", of a seed."""
     described = read_config(out)
-    need(described, f"{out} holds no run; train one first, or name its folder with --out")
-    names = {f.name for f in fields(StudyConfig)} - {"device"}
-    try:
-        config = StudyConfig(**{name: described[name] for name in names & described.keys()})
-    except TypeError:
-        raise InputError(f"{out / 'config.json'} holds a setting of a wrong kind") from None
-    for name in ("model.py", "tokenizer.py"):
-        if described[name] != LOADED[name]:
-            print(f"note: {name} was edited after this run; the edited one writes now",
-                  file=sys.stderr)
-    tokenizer = BPETokenizer.load(out / "tokenizer.json")
-    need(tokenizer.vocab_size == config.vocab_size,
-         f"{out / 'tokenizer.json'} has {tokenizer.vocab_size} tokens and the run's model "
-         f"{config.vocab_size}: it is of another run")
-    return Llama(config.model), tokenizer
-
-def load_weights(model, path):
-    """Give a model the weights of a checkpoint. Returns its last row, or None if there is none.
-    InputError if they are not those of such a model."""
+    names = {f.name for f in fields(StudyConfig)} & described.keys() - {"device"}
+    config = StudyConfig(**{name: described[name] for name in names})
+    model, tokenizer = Llama(config.model), BPETokenizer.load(out / "tokenizer.json")
+    path = out / f"seed_{seed}" / f"{name}.pt"
     saved = read_checkpoint(path)
-    if not saved and path.name == "last.pt":  # perhaps a run is just renaming it
+    if not saved and name == "last":  # perhaps a run is just renaming it
         saved = read_checkpoint(path.with_name("previous.pt"))
-    if not saved:
-        return None
+    need(saved, f"{path} is not there, or not whole")
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError:
-        raise InputError(f"{path} is of another model than the one model.py builds from "
-                         "config.json beside it; train it again, in another folder") from None
-    return saved["rows"][-1]
+        raise InputError(f"{path} is of another model than model.py builds from the config.json "
+                         "of its run; train it anew, in another folder") from None
+    return model, tokenizer, saved["rows"][-1]
 
 def write(args):
     """--write: print what the best and the last checkpoint of a seed write after the prompt."""
-    given = [f"--{f.name}" for f in fields(StudyConfig)
-             if f.metadata and getattr(args, f.name) is not None]
-    need(not given, f"--write takes its settings from the run; leave out {' '.join(given)}")
-    need(not args.restart, "--write changes nothing; leave out --restart")
+    own = given(args, StudyConfig)
+    need(not own, f"--write takes its settings from the run; leave out --{', --'.join(own)}")
+    how = WriteConfig(**given(args, WriteConfig))
+    check_limits(how)
+    need(how.temperature == 0 or how.temperature >= 0.01, "temperature must be 0, or 0.01 or more")
     out = args.out or Path("runs", args.preset)
-    model, tokenizer = open_model(out)
-    trained = sorted(int(path.parent.name[5:]) for path in out.glob("seed_*/*.pt")
-                     if path.parent.name[5:].isdecimal())
-    seed = args.seed if args.seed is not None else min(trained, default="any")
-    need(seed in trained, f"{out} has no checkpoint of seed {seed} yet; it has "
-         f"{sorted(set(trained)) or 'none at all'}")
-    chance = seed if args.chance is None else args.chance
-    shown = None  # the interval of the checkpoint before
+    described = read_config(out)
+    trained = [seed for seed in described.get("seeds", [])
+               if (out / f"seed_{seed}" / "best.pt").exists()]
+    need(trained, f"{out} holds no checkpoint; train first, or name a run's folder with --out")
+    seed = trained[0] if args.seed is None else args.seed
+    need(seed in trained, f"{out} holds no checkpoint of seed {seed}; it has {trained}")
+    for name in ("model.py", "tokenizer.py"):
+        if described.get(name) != LOADED[name]:  # exercise 16 is meant to be tried this way
+            print(f"note: {name} was edited after this run, and writes as it is now")
     for name in ("best", "last"):
-        row = load_weights(model, out / f"seed_{seed}" / f"{name}.pt")
-        if row and row["interval"] == shown:
-            print("\n(The last checkpoint is the best one.)")
-        elif row:
-            shown = row["interval"]
-            print(f"--- the {name} checkpoint of seed {row['seed']}: interval {shown}, validation "
-                  f"loss {row['val_loss']:.3f}\n")
-            story = write_on(model, tokenizer, args.write, chance, args.temperature, args.length)
-            print(printable(story), "\n", flush=True)
-    need(shown is not None, f"no checkpoint of seed {seed} in {out} is whole")
+        model, tokenizer, row = load_model(out, seed, name)
+        story = write_on(model, tokenizer, args.write, how)
+        print(f"--- {name} checkpoint of seed {seed}: interval {row['interval']}, validation loss "
+              f"{row['val_loss']:.3f}\n\n{printable(story)}\n", flush=True)
 
 # ---------------------------------------------------------------- the command line
 
@@ -773,40 +682,18 @@ def settings_parser(description):
                         help="the settings of a whole study (default classroom)")
     parser.add_argument("--out", type=Path, help="run folder (default runs/PRESET)")
     parser.add_argument("--restart", action="store_true", help="put the run in --out aside")
-    for f in fields(StudyConfig):
-        if f.metadata:
-            parser.add_argument(f"--{f.name}", metavar="X", **option(f))
+    add_options(parser, StudyConfig)
     return parser
-
-def option(f):
-    """What argparse needs to know of a field of StudyConfig: type, help, one value or several."""
-    what, low, high = f.metadata["what"], f.metadata["low"], f.metadata["high"]
-    values = ""
-    if f.metadata["choices"]:
-        values = f"{' or '.join(f.metadata['choices'])}; "
-    elif low is not None:
-        values = f"{low} to {high}; "
-    if f.type is not list:
-        return {"type": f.type, "help": f"{what} ({values}default {f.default})"}
-    default = f.default_factory()
-    kind = type(default[0]) if default else str
-    words = " ".join(map(str, default)) or "none"
-    return {"type": kind, "help": f"{what} ({values}default {words})", "nargs": "+",
-            "action": "extend"}
 
 def config_from(args):
     """(the StudyConfig of parsed options, run folder): the preset, and over it what was given."""
-    settings = {"preset": args.preset, **PRESETS[args.preset]}
-    for f in fields(StudyConfig):
-        given = getattr(args, f.name)
-        if given is not None:
-            settings[f.name] = given
+    settings = {"preset": args.preset, **PRESETS[args.preset], **given(args, StudyConfig)}
     return StudyConfig(**settings), args.out or Path("runs", args.preset)
 
 @contextlib.contextmanager
 def advice(args):
-    """Whoever stops the program, or whose disk is full, reads how to go on: the same command, but
-    without --restart, which would put aside what is there now."""
+    """Whoever stops the program, or whose disk is full, reads how to go on: by the same command,
+    but without --restart, which would put aside what is there now."""
     without = " (without --restart)" if args.restart else ""
     try:
         yield
@@ -822,37 +709,20 @@ def print_row(seed, tokens_seen, row):
         print(f"seed {seed}  interval {row['interval']:3d}  {tokens_seen:>12,d} tokens  "
               f"validation loss {row['val_loss']:.4f}", flush=True)
 
-def parse():
-    """The options of this program."""
-    parser = settings_parser("Train one seed of a study, or let its model write.")
-    parser.add_argument("--seed", type=int, metavar="X",
-                        help="which one (default: the first)")
-    parser.add_argument("--write", metavar="TEXT", help="train nothing; print what the best and "
-                        "the last checkpoint in --out write after TEXT (\"\": from the start)")
-    parser.add_argument("--chance", type=int, metavar="X",
-                        help="with --write: the seed of its chance (default: the model's seed)")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="X",
-                        help="with --write: 0 takes the likeliest token (0 to 100; default 0.8)")
-    parser.add_argument("--length", type=int, default=300, metavar="X",
-                        help="with --write: tokens at most (1 to 100000; default 300)")
-    args = parser.parse_args()
-    need(args.chance is None or 0 <= args.chance < 2**63, f"chance is {args.chance}; it must lie "
-         "between 0 and 2**63 - 1")
-    need(args.temperature == 0 or 0.01 <= args.temperature <= 100,
-         f"temperature is {args.temperature}; it must be 0, or lie between 0.01 and 100")
-    need(1 <= args.length <= 10**5, f"length is {args.length}; it must lie between 1 and 100000")
-    return args
-
 def main():
-    args = parse()
+    parser = settings_parser("Train one seed of a study, or let its model write.")
+    parser.add_argument("--seed", type=int, metavar="X", help="which one (default: the first)")
+    parser.add_argument("--write", metavar="TEXT", help="train nothing; print what the best and "
+                        "the last checkpoint in --out write after TEXT, which may be empty")
+    add_options(parser, WriteConfig)
+    args = parser.parse_args()
     if args.write is not None:
         return write(args)
+    need(not given(args, WriteConfig), "--chance, --temperature and --length go with --write")
     config, out = config_from(args)
     seed = config.seeds[0] if args.seed is None else args.seed
     need(seed in config.seeds, f"seed {seed} is not one of the study's {config.seeds}")
-    text, _, described = open_run(config, out, args.restart)
-    for note in described["notes"]:
-        print("note:", note, file=sys.stderr)
+    text, _, _ = open_run(config, out, args.restart)
     with advice(args):
         train_seed(config, seed, text, out, print_row)
 

@@ -96,6 +96,23 @@ def run(main):
         sys.stdout, sys.stderr = streams
     sys.exit(status or 0)
 
+CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container what it may use
+
+def cores():
+    """How many cores this process may use, at least 1: perhaps not all that the machine has."""
+    n = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        n = len(os.sched_getaffinity(0))
+    # A container's share of time: so many microseconds of computing in each period of so many, in
+    # one file ("max 100000" if there is no limit) or, in older systems, two (-1 if there is none).
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max" is no number
+            words = " ".join((CGROUP / name).read_text(encoding="ascii") for name in names)
+            quota, period = map(int, words.split())
+            if quota > 0:
+                n = min(n, quota // period)
+    return max(1, n)
+
 def report_uncaught(kind, error, where):
     """sys.excepthook: Ctrl-C while torch is still being imported is one line too."""
     if not issubclass(kind, KeyboardInterrupt):
