@@ -66,6 +66,9 @@ def details(summary, body):
     """What is folded until somebody wants to see it."""
     return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
 
+def subsection(heading, body):
+    return f"<h3>{escape(heading)}</h3>\n{body}"
+
 def quote(text):
     return f"<blockquote>{escape(text)}</blockquote>\n"
 
