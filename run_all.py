@@ -18,8 +18,8 @@ from multiprocessing.connection import wait
 import numpy as np
 
 from support.files import InputError, need, sweep, write_csv, write_whole
-from train import (Text, advice, config_from, cores, differences, load_weights, open_model,
-                   open_run, print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
+from train import (Text, WriteConfig, advice, config_from, cores, differences, load_model, open_run,
+                   print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
                    settings_parser, train_seed, write_on, write_tables)
 
 def main():
@@ -32,11 +32,11 @@ def main():
     seeds = config.seeds[rank::n_ranks]  # every n-th one from our number on
 
     # 1. The text becomes tokens, and a folder remembers what this study is.
-    _, tokenizer, described = open_run(config, out, args.restart)
+    _, _, described = open_run(config, out, args.restart)
     if rank == 0:
         introduce(config, out, described)
 
-    # 2. Training: one process a seed, some of them at once.
+    # 2. Training: each seed in a process of its own, some of them at once.
     show = Progress(config) if n_ranks == 1 else print_row
     with advice(args):
         problems = train_all(config, out, seeds, args.workers, show)
@@ -49,23 +49,23 @@ def main():
     if n_ranks > 1:
         wait_for_all(config, out)
 
-    # 3. What the seeds left behind becomes one table and two stories.
+    # 3. What the seeds left behind becomes one table, and two stories to read.
     complete = gather(config, out)
     write_samples(out, complete[0])
 
-    # 4. Telemetry, statistics, the report.
+    # 4. Telemetry, statistics, the report. The last line is its address, to click on.
     import telemetry  # not above: workers import this file too, and have no use for scipy
     columns = shutil.get_terminal_size().columns
-    for line in telemetry.write_report(out):  # the last one is the report's address, to click on
+    for line in telemetry.write_report(out):
         print(textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False))
+
+    # The exit status: 1 if a seed that was to be trained is not complete.
     return int(args.workers > 0 and len(complete) < len(config.seeds))
 
 def introduce(config, out, described):
-    """The first lines on the screen: what will be done, and what is remarkable about the text."""
+    """The first line on the screen: what will be done."""
     print(f"{out.name}: {len(config.seeds)} seeds, {described['train_documents']:,d} training "
           f"texts ({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
-    for note in described["notes"]:
-        print("note:", note, file=sys.stderr)
 
 def gather(config, out):
     """Write metrics.csv, the rows of all complete seeds. Returns these seeds."""
@@ -75,7 +75,7 @@ def gather(config, out):
         if saved:
             complete.append(seed)
             rows += saved["rows"]
-            # The checkpoint knows best: a table of the seed that is lost or edited is set right.
+            # The checkpoint knows best: a table that is lost or was edited is set right.
             write_tables(out / f"seed_{seed}", saved["rows"], saved["window_losses"].numpy())
     need(len(complete) >= 2, f"{len(complete)} of {len(config.seeds)} seeds are complete in {out}; "
          "a study needs 2: give the command again, with --workers 1 or more (a seed with a "
@@ -85,15 +85,15 @@ def gather(config, out):
 
 def write_samples(out, seed):
     """samples.json: a story by the best and one by the last checkpoint of a seed."""
-    model, tokenizer = open_model(out)
     samples = {}
     for name in ("best", "last"):
-        row = load_weights(model, out / f"seed_{seed}" / f"{name}.pt")
-        if row is None:
-            print(f"{name}.pt of seed {seed} is lost: no story by it", file=sys.stderr)
+        try:
+            model, tokenizer, row = load_model(out, seed, name)
+        except InputError as error:  # a lost file costs a story, not the report
+            print(f"no story: {error}", file=sys.stderr)
             continue
-        story = write_on(model, tokenizer, "", chance=seed).strip()
-        samples[name] = {"seed": seed, "interval": row["interval"], "story": story}
+        story = write_on(model, tokenizer, "", WriteConfig(chance=seed))
+        samples[name] = {"seed": seed, "interval": row["interval"], "story": story.strip()}
     write_whole(out / "samples.json", json.dumps(samples, indent=1) + "\n")
 
 # ================================================================ how seeds share the machine
