@@ -16,7 +16,7 @@ What is undefined is nan, never a guess; a table that cannot be judged is an Inp
 """
 import support.program  # first: from here on Ctrl-C is one line, not a traceback
 import json, math, textwrap
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ from scipy import stats as scipy_stats
 
 from support.files import InputError, need, printable
 from support.page import p_text
-from support.tables import read_table
+from support.tables import for_json, read_table
 
-ALPHA = 0.05  # a result counts as significant if chance alone goes as far less often than this
+ALPHA = 0.05  # a p below this counts as significant
 PUBLISHED = Path(__file__).resolve().parent / "data" / "published_observations.csv"
 
 # ---------------------------------------------------------------- the textbook's analysis
@@ -34,9 +34,8 @@ def rm_anova_textbook(Y):
     """The repeated-measures ANOVA as textbooks have it: Y (n, k) -> (SS_effect, SS_subject,
     SS_error, F). Do the levels differ by more than the residuals alone would make them differ? F
     compares two mean squares (SS / df) that both measure the noise if the levels do not differ.
-    Example: 54, 24, 10 and F = 27 / 2.5 = 10.8. Trap: the last subtraction. Where residuals are
-    small their digits get lost in it, and what is left can even be negative; the rest of this
-    file takes another way to the same numbers.
+    Example: 54, 24, 10 and F = 27 / 2.5 = 10.8. Trap: the last subtraction. Of small residuals it
+    leaves no digit, or less than 0; rm_anova takes another way to the same numbers.
     """
     # EXERCISE 18: (text)
     Y = np.asarray(Y, dtype=np.float64)
@@ -138,9 +137,7 @@ def f_and_epsilons(Y):
     parts = decompose(Y)
     n, k = parts.residual.shape[-2:]
     d = k - 1
-    ms_effect = parts.ss_effect / d
-    ms_error = parts.ss_error / ((n - 1) * d)
-    f = ms_effect / ms_error
+    f = (parts.ss_effect / d) / (parts.ss_error / ((n - 1) * d))
     if k == 2:  # one difference has one variance: none is unequal
         return f, np.ones_like(f), np.ones_like(f)
     # R'R (k, k) and RR' (n, n) have one trace, SS_error, and one trace of the square: take the
@@ -182,27 +179,25 @@ def rm_anova(Y):
     """
     parts = decompose(Y)
     n, k = parts.residual.shape
-    df_effect = k - 1
-    df_error = (n - 1) * (k - 1)
+    df_effect, df_error = k - 1, (n - 1) * (k - 1)
     f, gg, hf = map(float, f_and_epsilons(Y))
     # The noise in fewer directions: fewer degrees of freedom. p for four values of epsilon.
     least = np.nan if math.isnan(gg) else 1 / df_effect
     epsilon = np.array([1, gg, np.minimum(hf, 1), least])
     p, p_gg, p_hf, p_least = scipy_stats.f.sf(f, epsilon * df_effect, epsilon * df_error).tolist()
-    # How much of all variation is the levels', and do subjects differ?
+    # Do subjects differ, and how much of all variation is the levels'?
     effect, subject, error = parts.ss_effect, parts.ss_subject, parts.ss_error
     ms_subject = subject / (n - 1)
     ms_error = error / df_error
-    f_subject = ms_subject / ms_error
-    icc = (ms_subject - ms_error) / (ms_subject + (k - 1) * ms_error)
+    f_subject = float(ms_subject / ms_error)
     return RMAnova(
         ss_effect=float(effect), ss_subject=float(subject), ss_error=float(error),
-        df_effect=df_effect, df_error=df_error, f=f, p=p,
+        df_effect=df_effect, df_error=df_error, f=f, p=p, p_gg=p_gg, p_hf=p_hf,
+        p_lower_bound=p_least, epsilon_gg=gg, epsilon_hf=hf,
         eta_sq_generalized=float(effect / (effect + subject + error)),
         eta_sq_partial=float(effect / (effect + error)),
-        epsilon_gg=gg, epsilon_hf=hf, p_gg=p_gg, p_hf=p_hf, p_lower_bound=p_least,
-        f_subject=float(f_subject), icc=float(icc),
-        p_subject=float(scipy_stats.f.sf(f_subject, n - 1, df_error)))
+        f_subject=f_subject, p_subject=float(scipy_stats.f.sf(f_subject, n - 1, df_error)),
+        icc=float((ms_subject - ms_error) / (ms_subject + (k - 1) * ms_error)))
 
 # ---------------------------------------------------------------- sphericity
 @dataclass
@@ -243,12 +238,11 @@ def chi_square_of_w(log_w, n, k):
 @np.errstate(all="ignore")
 def mauchly(Y):
     """Do all differences between levels have one variance (sphericity), given this table?
-    Y (n, k) -> Mauchly. Turn the table so that d = k-1 directions of change are its axes: the
-    variances along them are eigenvalues, squared singular values of the residuals over n-1.
-    W = their product / their mean^d (Mauchly 1940). Example: squares 9 and 1, W = 9 * 1 / 5^2 =
-    0.36, rho = 0.5, chi2 = 1.02 on 2 df, p = 0.6. Trap: with n-1 < d some eigenvalues are 0, so
-    W is 0 whatever the truth: there is no test. With n-1 little above d, p is far too small: of
-    spherical tables of 21 by 21 some 70 % have p < 0.05.
+    Y (n, k) -> Mauchly. W = product / mean^d of the variances along d = k-1 directions of change
+    (Mauchly 1940): eigenvalues, squared singular values of the residuals over n-1. Example:
+    squares 9 and 1, W = 9 * 1 / 5^2 = 0.36, rho = 0.5, chi2 = 1.02 on 2 df, p = 0.6. Trap: with
+    n-1 < d some eigenvalues are 0, so W is 0 whatever the truth: there is no test. With n-1 little
+    above d p is far too small: of spherical tables of 21 by 21 some 70 % have p < 0.05.
     """
     parts = decompose(Y)
     n, k = parts.residual.shape
@@ -268,8 +262,8 @@ def mauchly(Y):
     log_w = np.log(eigenvalues / eigenvalues.mean()).sum()  # -inf if one of them is 0
     chi2, df, p = chi_square_of_w(log_w, n, k)
     p = min(p, 1.0)  # the series can pass 1 when n-1 is little above d
-    reason = "" if eigenvalues.all() else "W is exactly 0: levels are copies or mixtures of others"
-    return Mauchly(w=float(np.exp(log_w)), chi2=chi2, df=df, p=p, defined=True, reason=reason)
+    why = "" if eigenvalues.all() else "W is exactly 0: levels are copies or mixtures of others"
+    return Mauchly(w=float(np.exp(log_w)), chi2=chi2, df=df, p=p, defined=True, reason=why)
 
 # ---------------------------------------------------------------- are the numbers roughly normal?
 @dataclass
@@ -286,8 +280,8 @@ def shapiro(own):
 
 def shapiro_by_level(Y):
     """At each level, could the subjects be a sample from a normal distribution?
-    Y (n, k) -> Shapiro, arrays (k,) (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1, 5 7 12 has
-    W = (49/2) / 26 = 0.942; 3 6 6 has 0.75, the least that three can have, and so p = 0.
+    Y (n, k) -> Shapiro, arrays (k,) (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1; 3 6 6 has
+    0.75, the least that three can have, so p = 0; 5 7 12 has W = (49/2) / 26 = 0.942.
     Trap: six values seldom reject: a large p proves nothing.
     """
     results = np.array([shapiro(own) for own in deviations(checked(Y)).T])  # (k, 2)
@@ -340,12 +334,13 @@ def pairwise_tests(Y, pairs=None):
     Y = checked(Y)
     n, k = Y.shape
     a, b = pair_indices(pairs, k)
-    D = Y[:, a] - Y[:, b]  # (n, number of pairs)
-    mean = D[:1] + (D - D[:1]).mean(axis=0)  # (1, number of pairs)
+    D = Y[:, a] - Y[:, b]                   # (n, number of pairs)
+    own = D - D[:1]
+    mean = D[:1] + own.mean(axis=0)         # (1, number of pairs)
     # What is rounding? As in decompose: beside true variation any mean counts.
     size = np.abs(Y).max(axis=0)
     noise = ROUNDING * np.maximum(size[a], size[b])
-    own = snap(D - mean, noise, 0)
+    own = snap(own - own.mean(axis=0), noise, 0)
     mean = snap(mean, np.where(own.any(axis=0), 0, noise), 0)[0]
     sd = np.sqrt((own ** 2).sum(axis=0) / (n - 1))
     standard_error = sd / np.sqrt(n)
@@ -358,6 +353,11 @@ def pairwise_tests(Y, pairs=None):
                  df=np.full(len(a), n - 1), p=p, p_adjusted=p_adjusted, d_z=mean / sd)
 
 # ---------------------------------------------------------------- two independent samples
+def sample(x):
+    """x (n,) -> its mean, the deviations from it (n, 1), n - 1."""
+    x = checked(np.reshape(x, (-1, 1)), least_levels=1)
+    return float(x[0, 0] + (x - x[0]).mean()), deviations(x), len(x) - 1
+
 @dataclass
 class Welch:
     difference: float     # mean of a minus mean of b
@@ -373,16 +373,17 @@ def welch(a, b):
     Example: 1 2 3 and 5 7 12: t = -6 / sqrt(1/3 + 13/3) = -2.78, df = 2.31, p = 0.09. Two
     constant samples: nan. Trap: seeds that both samples share are pairs: use pairwise_tests.
     """
-    a, b = (checked(np.reshape(x, (-1, 1)), least_levels=1) for x in (a, b))  # (n_a, 1), (n_b, 1)
-    df_a, df_b = len(a) - 1, len(b) - 1
-    difference = float(a[0, 0] - b[0, 0] + (a - a[0]).mean() - (b - b[0]).mean())
-    v_a = float((deviations(a) ** 2).sum() / df_a / len(a))
-    v_b = float((deviations(b) ** 2).sum() / df_b / len(b))
+    mean_a, own_a, df_a = sample(a)
+    mean_b, own_b, df_b = sample(b)
+    difference = mean_a - mean_b
+    v_a = (own_a ** 2).sum() / df_a / len(own_a)
+    v_b = (own_b ** 2).sum() / df_b / len(own_b)
     if v_a + v_b == 0:
         return Welch(difference)
-    df = (v_a + v_b) ** 2 / (v_a ** 2 / df_a + v_b ** 2 / df_b)
-    half_width = float(scipy_stats.t.ppf(0.975, df)) * math.sqrt(v_a + v_b)
-    t = difference / math.sqrt(v_a + v_b)
+    standard_error = math.sqrt(v_a + v_b)
+    t = difference / standard_error
+    df = float((v_a + v_b) ** 2 / (v_a ** 2 / df_a + v_b ** 2 / df_b))
+    half_width = float(scipy_stats.t.ppf(0.975, df)) * standard_error
     return Welch(difference=difference, low=difference - half_width, high=difference + half_width,
                  t=t, df=df, p=float(2 * scipy_stats.t.sf(abs(t), df)))
 
@@ -400,8 +401,8 @@ def variance_ratio(a, b):
     Example: 5 7 12 and 1 2 3: F = 13, ratio 3.61, p = 2 / (1 + 13) = 0.14. Both constant: nan.
     Trap: it takes the numbers as normal and independent; heavy tails look like an effect.
     """
-    own_a, own_b = (deviations(checked(np.reshape(x, (-1, 1)), least_levels=1)) for x in (a, b))
-    df_a, df_b = len(own_a) - 1, len(own_b) - 1
+    _, own_a, df_a = sample(a)
+    _, own_b, df_b = sample(b)
     f = ((own_a ** 2).sum() / df_a) / ((own_b ** 2).sum() / df_b)
     tails = scipy_stats.f.cdf(f, df_a, df_b), scipy_stats.f.sf(f, df_a, df_b)
     # If the true ratio is 1, f lies between these two in 95 % of studies.
@@ -418,15 +419,15 @@ class Spread:
 
 def sd_between(Y):
     """At each level, how far apart are the subjects, and how well can so few of them tell?
-    Y (n, k) -> Spread, arrays (k,); interval sd sqrt((n-1) / q) with q the quantiles of
-    chi-square on n-1 df. Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: that is no
-    mistake; n values tell a sd no better (6 seeds: 0.62 to 2.45 times sd).
+    Y (n, k) -> Spread; interval sd sqrt((n-1) / q), q the quantiles of chi-square on n-1 df.
+    Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: that is no mistake; n values tell a sd
+    no better (6 seeds: 0.62 to 2.45 times sd).
     """
     own = deviations(checked(Y, least_levels=1))
     df = len(own) - 1
     sd = np.sqrt((own ** 2).sum(axis=0) / df)
-    q_low, q_high = scipy_stats.chi2.ppf([0.975, 0.025], df)
-    return Spread(sd=sd, low=sd * np.sqrt(df / q_low), high=sd * np.sqrt(df / q_high))
+    shrink, stretch = np.sqrt(df / scipy_stats.chi2.ppf([0.975, 0.025], df))
+    return Spread(sd=sd, low=sd * shrink, high=sd * stretch)
 
 @dataclass
 class MixedModel:
@@ -440,9 +441,9 @@ class MixedModel:
 def mixed_model(Y, method="REML"):
     """How far is each level from level 0, if every subject has a random height of its own?
     Y (n, k) -> MixedModel, in R's notation y ~ level + (1 | subject); a full table has a closed
-    form (Searle, Casella & McCulloch 1992). "ML" is maximum likelihood; "REML", restricted,
-    divides by n-1 where ML divides by n, as a sample's sd does. log L as in lme4:
-        -1/2 [m k (1 + ln 2 pi) + m (k-1) ln s2 + m ln lam (+ k ln n if REML)], m = n or n-1
+    form (Searle, Casella & McCulloch 1992). Maximum likelihood, "ML", divides by m = n; "REML",
+    restricted, by m = n-1, as a sample's sd does. As in lme4, and + k ln n in it only for REML,
+        log L = -1/2 [m k (1 + ln 2 pi) + m (k-1) ln s2 + m ln lam + k ln n]
     Example: REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29).
     Trap: one SE for all differences (compound symmetry).
     """
@@ -461,9 +462,8 @@ def mixed_model(Y, method="REML"):
         minus_2_log += k * np.log(n)
     log_likelihood = np.nan if lam == 0 else -minus_2_log / 2
     # Level 0 carries the subjects' heights; in differences between levels they cancel.
-    first = np.asarray(Y, dtype=np.float64)[:, 0]
     fixed = (parts.level - parts.level[0, 0])[0]
-    fixed[0] = first[0] + (first - first[0]).mean()
+    fixed[0], _, _ = sample(np.asarray(Y)[:, 0])
     se = np.full(k, np.sqrt(2 * s2 / n))
     se[0] = np.sqrt((s2 + var_subject) / n)
     return MixedModel(fixed=fixed, se=se, log_likelihood=float(log_likelihood),
@@ -471,18 +471,15 @@ def mixed_model(Y, method="REML"):
 
 # ---------------------------------------------------------------- a lesson: two traps
 def mauchly_as_published(Y):
-    """(W, "p", zeros) as a package computed them for the published study: do not use.
-    It leaves the eigenvalues that are 0 out of the product, 15 of 20, so that W is not 0; and
-    still raises their mean to the power of all d = k-1.
-    """
+    """(W, "p", zeros) as a package computed them for the published study: do not use. It leaves
+    the eigenvalues that are 0 out of the product, 15 of d = 20, but not out of mean and power."""
     n, k = Y.shape
     d = k - 1
     roots = np.linalg.svd(decompose(Y).residual, compute_uv=False)
     eigenvalues = roots ** 2 / (n - 1)
     eigenvalues = eigenvalues[eigenvalues > 0.001]  # a number that has the unit of Y squared
     log_w = np.log(eigenvalues).sum() - d * np.log(eigenvalues.sum() / d)
-    # For n-1 < d the series for p is out of its range too: rho is negative, and w2, meant to be a
-    # small correction, is 352.
+    # For n-1 < d the series for p is out of its range: rho is negative, w2, meant to be small, 352.
     _, _, p = chi_square_of_w(log_w, n, k)
     return math.exp(log_w), p, d - len(eigenvalues)
 
@@ -502,7 +499,7 @@ def rejection_rates(Y):
     rates = []
     for epsilon in (np.ones_like(gg), gg, np.minimum(hf, 1)):
         p = scipy_stats.f.sf(f, epsilon * (k - 1), epsilon * (n - 1) * (k - 1))
-        rates.append(math.nan if np.isnan(p).all() else float((p < ALPHA).mean()))
+        rates.append(np.nan if np.isnan(p).all() else float((p < ALPHA).mean()))
     return rates
 
 def lesson(n_studies=2000):
@@ -525,14 +522,13 @@ def lesson(n_studies=2000):
 
 # ================================================================
 # Stop reading here the first time. Below, the results become a page.
-
 # ---------------------------------------------------------------- the whole analysis
 def analyse(Y):
     """Everything above for one table: Y (n, k) -> dict of results. 6 x 21 take under 50 ms."""
     n, k = np.shape(Y)
     pairs = pairwise_tests(Y)
     adjacent = pairwise_tests(Y, "adjacent")
-    # How many pairs differ depends on how many one asks for.
+    # How many of the neighbours differ depends on how many pairs one asks for.
     counts = {}
     for name, p in (("all pairs", pairs.p_adjusted), ("adjacent only", adjacent.p_adjusted),
                     ("adjacent among all", pairs.p_adjusted[pairs.b == pairs.a + 1])):
@@ -541,23 +537,8 @@ def analyse(Y):
     return {"n_subjects": n, "n_levels": k, "anova": rm_anova(Y), "mauchly": mauchly(Y),
             "epsilon_ceiling": min(1.0, (n - 1) / (k - 1)), "hf_unreliable": n < k,
             "shapiro": shapiro_by_level(Y), "shapiro_residuals": shapiro_residuals(Y),
-            "mixed_ml": mixed_model(Y, "ML"), "mixed_reml": mixed_model(Y),
-            "sd_between": sd_between(Y), "counts": counts, "pairs": pairs,
-            "pairs_adjacent": adjacent}
-
-def for_json(x):
-    """Dataclasses and arrays as dicts and lists for strict JSON: nan is null, inf "Infinity"."""
-    if is_dataclass(x):
-        x = vars(x)
-    if isinstance(x, np.ndarray):
-        x = x.tolist()
-    if isinstance(x, dict):
-        return {key: for_json(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [for_json(value) for value in x]
-    if isinstance(x, float) and not math.isfinite(x):
-        return None if math.isnan(x) else str(x).replace("inf", "Infinity")
-    return x
+            "mixed_ml": mixed_model(Y, "ML"), "mixed_reml": mixed_model(Y), "counts": counts,
+            "sd_between": sd_between(Y), "pairs": pairs, "pairs_adjacent": adjacent}
 
 def report_sphericity(r):
     """Lines on what the F test assumes."""
@@ -570,11 +551,12 @@ def report_sphericity(r):
     yield f"  Greenhouse-Geisser's cannot exceed {r['epsilon_ceiling']:.4g}, (n-1)/(k-1) or 1"
     if r["hf_unreliable"]:
         yield "  Huynh-Feldt's is unreliable with fewer subjects than levels"
-    if M.defined:
-        yield f"  Mauchly's: W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, {p_text(M.p)} {M.reason}"
-        yield "  (its p is far too small where n is little above k)"
-    else:
+    if not M.defined:
         yield f"  Mauchly's test: undefined, {M.reason}"
+        return
+    yield f"  Mauchly's: W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, {p_text(M.p)} {M.reason}"
+    if r["n_subjects"] - 1 < 2 * A.df_effect:
+        yield "  (That p is far too small where n is little above k.)"
 
 def report(r, dv, intervals, notes):
     """The result r of analyse() as lines for a reader, in the order of the functions above."""
@@ -587,9 +569,8 @@ def report(r, dv, intervals, notes):
            f"({n - 1}), error {A.ss_error:.5g} ({A.df_error})")
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
     yield from report_sphericity(r)
-    least = 0 if np.isnan(W.p).all() else np.nanargmin(W.p)
-    yield (f"\nNORMAL?  Shapiro-Wilk, the smallest: {p_text(W.p[least])} (interval "
-           f"{intervals[least]}; {np.isnan(W.p).sum()} undefined)")
+    least, missing = np.fmin.reduce(W.p), np.isnan(W.p).sum()  # fmin passes over nan
+    yield f"\nNORMAL?  Shapiro-Wilk: of the levels the smallest {p_text(least)}, {missing} undefined"
     yield f"  residuals: {p_text(r['shapiro_residuals'].p)}"
     for name, m in (("ML", r["mixed_ml"]), ("REML", r["mixed_reml"])):
         yield f"\nMIXED MODEL, {name}: log-likelihood {m.log_likelihood:.4f}"
@@ -606,8 +587,7 @@ def report(r, dv, intervals, notes):
 
 def main():
     """Print the analysis of a file, or the lesson."""
-    parser = support.program.Parser(
-        prog="stats.py", description="Repeated-measures tests of a table of seeds by intervals.")
+    parser = support.program.Parser(prog="stats.py", description="Tests of seeds by intervals.")
     parser.add_argument("file", nargs="?", help="csv with columns seed, interval and the variable")
     parser.add_argument("--dv", default="val_loss", help="the variable to analyse")
     parser.add_argument("--json", action="store_true", help="print data for another program")

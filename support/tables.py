@@ -1,5 +1,7 @@
-"""From a csv file to a matrix of seeds by intervals, with a sentence for everything unclear."""
+"""From a csv file to a matrix of seeds by intervals, with a sentence for everything unclear; and
+from matrices to JSON that any program can read."""
 import math, re
+from dataclasses import is_dataclass
 
 import numpy as np
 
@@ -74,3 +76,17 @@ def complete(Y, seeds, intervals):
         ["fewer than 2 complete seeds or intervals are left: add some", *notes]))
     return (Y[np.ix_(whole, measured)], [seeds[i] for i in whole],
             [intervals[j] for j in measured], notes)
+
+def for_json(x):
+    """Dataclasses and arrays as dicts and lists for strict JSON: nan is null, inf "Infinity"."""
+    if is_dataclass(x):
+        x = vars(x)
+    if isinstance(x, np.ndarray):
+        x = x.tolist()
+    if isinstance(x, dict):
+        return {key: for_json(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [for_json(value) for value in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return None if math.isnan(x) else str(x).replace("inf", "Infinity")
+    return x
