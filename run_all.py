@@ -34,7 +34,8 @@ def main():
     # 1. The text becomes tokens, and a folder remembers what this study is.
     _, _, described = open_run(config, out, args.restart)
     if rank == 0:
-        introduce(config, out, described)
+        print(f"{out.name}: {len(config.seeds)} seeds, {described['train_documents']:,d} stories "
+              f"({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
 
     # 2. Training: each seed in a process of its own, some of them at once.
     show = Progress(config) if n_ranks == 1 else print_row
@@ -61,11 +62,6 @@ def main():
 
     # The exit status: 1 if a seed that was to be trained is not complete.
     return int(args.workers > 0 and len(complete) < len(config.seeds))
-
-def introduce(config, out, described):
-    """The first line on the screen: what will be done."""
-    print(f"{out.name}: {len(config.seeds)} seeds, {described['train_documents']:,d} training "
-          f"texts ({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
 
 def gather(config, out):
     """Write metrics.csv, the rows of all complete seeds. Returns these seeds."""
@@ -108,36 +104,25 @@ def parse():
                         "one on each core; under torchrun always 1 a process)")
     args = parser.parse_args()
     need(args.workers >= 0, f"workers is {args.workers}; it must be 0 or more")
-    need(args.workers == 0 or can_start_workers(),
-         "Python cannot start workers from here (a profiler, a debugger, a second %run, text from "
-         "a pipe); start `python run_all.py` by itself, or look into `python train.py --seed 101`, "
-         "which trains one seed without any other process")
+    need(args.workers == 0 or support.program.can_spawn(worker),
+         "Python cannot start workers from here (a profiler, a debugger, a second %run); give "
+         "`python run_all.py` by itself, or `python train.py --seed 101`, which starts no other "
+         "process")
     return args
-
-def can_start_workers():
-    """Whether a new process could import this file: it does so by what __main__ says of itself."""
-    own = sys.modules[worker.__module__]
-    if getattr(own, "worker", None) is not worker:
-        return False  # __main__ is a profiler, and we are run inside it
-    if worker.__module__ != "__main__":
-        return True  # a notebook has imported us
-    spec = getattr(own, "__spec__", "nothing known")  # None when the file itself was started
-    if spec is None:
-        return type(getattr(own, "__file__", None)) is str
-    return getattr(spec, "name", None) == "run_all"  # python -m run_all
 
 # ---------------------------------------------------------------- torchrun
 
 def place_among_processes(args):
     """(which process of torchrun this is, how many there are): 0 of 1 without it."""
-    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if "RANK" not in os.environ:
         return 0, 1
+    rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "")
     need(rank.isdecimal() and size.isdecimal() and int(rank) < int(size),
          f"RANK and WORLD_SIZE are {rank} and {size}, which torchrun does not set; unset them, or "
          "start with torchrun")
+    need(size == "1" or not args.restart,
+         "--restart and torchrun do not go together; give a new --out")
     if size != "1":
-        need(not args.restart, "--restart and torchrun do not go together; give a new --out")
         args.workers = min(args.workers, 1)
     return int(rank), int(size)
 
@@ -175,32 +160,33 @@ def train_all(config, out, seeds, n_workers, show):
     problems = {seed: left_out(seed, out) for seed in missing if left_out(seed, out)}
     waiting = [seed for seed in missing if n_workers and seed not in problems]
     n_killed = dict.fromkeys(waiting, 0)
-    running = {}  # pipe -> (seed, process)
+    running = {}  # the pipe on which a worker's news come -> (seed, process)
     try:
         while waiting or running:
+            # Start as many as may run at once.
             while waiting and len(running) < n_workers:
                 seed = waiting.pop(0)
                 pipe, process = start_worker(config, seed, out)
                 running[pipe] = seed, process
-            for pipe in wait(list(running)):  # sleeps until one has news, or its pipe has closed
+            # Sleep until some have news, or their pipes have closed, since they have ended.
+            for pipe in wait(list(running)):
                 seed, process = running[pipe]
                 try:
                     news = pipe.recv()
-                except (EOFError, OSError):  # the worker has ended
-                    process.join()
+                except (EOFError, OSError):
                     del running[pipe]
-                    if was_killed(seed, process):
-                        n_killed[seed] += 1
-                        if n_killed[seed] < 4:  # start it again: it continues from its checkpoint
-                            waiting.insert(0, seed)
-                        else:
-                            problems[seed] = killed_often(process, n_workers)
+                    n_killed[seed] += was_killed(seed, process)
+                    if process.exitcode and n_killed[seed] < 4:
+                        waiting.insert(0, seed)  # it continues from its checkpoint
+                    elif process.exitcode:
+                        problems[seed] = killed_often(process, n_workers)
                     continue
                 if isinstance(news, str):
                     problems[seed] = news
                 else:
                     show(seed, *news)
-    finally:  # after Ctrl-C or an error: nobody works on, nothing half-written stays
+    finally:
+        # After Ctrl-C or an error: nobody works on, nothing half-written stays.
         for _, process in running.values():
             process.terminate()
             process.join()
@@ -220,20 +206,23 @@ def start_worker(config, seed, out):
     return receiver, process
 
 def was_killed(seed, process):
-    """Whether a process that has ended was killed from outside; False if it came to its end. An
-    error in the code, most likely a student's edit, ends the whole run."""
+    """Whether a worker that has ended was killed from outside. An error in the code, most likely a
+    student's edit, ends the whole run."""
+    process.join()
     if process.exitcode == 1:
         sys.exit(f"Seed {seed} stopped with the error above (on Windows perhaps it was ended from "
                  "outside), and so does the run.")
     return process.exitcode != 0
 
 def killed_often(process, n_workers):
+    """What is said of a seed that is given up."""
     fewer = f"fewer than {n_workers} --workers" if n_workers > 1 else "a smaller model"
     return (f"its process was ended 4 times from outside (exit code {process.exitcode}), most "
             f"likely for want of memory: try {fewer}")
 
 def worker(pipe, config, seed, out):
-    """The life of a seed's process."""
+    """The life of a seed's process: it trains, and sends its news through the pipe."""
+    # A Ctrl-C reaches every process of a terminal; what to do then is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     told = 0.0
@@ -268,8 +257,8 @@ class Progress:
 
     def __init__(self, config):
         self.total = config.measured_steps[-1] * config.tokens_per_step
-        self.seeds = {}  # running seed -> [tokens at its first news, time of these, tokens, loss]
-        self.n_lines = 0  # drawn, and to be drawn anew
+        self.seeds = {}  # running seed -> [tokens and time at its first news, tokens now, loss]
+        self.n_lines = 0  # drawn last time, and to be drawn over
         blocks = "█░".encode(sys.stdout.encoding or "ascii", errors="replace")
         self.live = support.program.is_terminal(sys.stdout) and b"?" not in blocks
         if self.live and os.name == "nt":
@@ -279,22 +268,20 @@ class Progress:
         """News of a seed: the tokens that it has seen, and a row if it has just measured."""
         if not self.live:
             return print_row(seed, tokens, row)
-        known = self.seeds.setdefault(seed, [tokens, time.monotonic(), tokens, math.nan])
-        known[2] = tokens
+        bar = self.seeds.setdefault(seed, [tokens, time.monotonic(), tokens, math.nan])
+        bar[2] = tokens
         if row:
-            known[3] = row["val_loss"]
-        # The bar of a seed that is done is drawn first, and stays above the others.
+            bar[3] = row["val_loss"]
+        # The bar of a seed that is done goes above the others, and stays there.
         done = row is not None and tokens == self.total
-        order = [seed] if done else []
-        order += [other for other in self.seeds if other not in order]
+        order = sorted(self.seeds, key=lambda other: not (done and other == seed))
+        # More lines than the screen has rows would scroll away and could not be drawn over.
         columns, rows = shutil.get_terminal_size()
-        order = order[: max(1, rows - 2)]  # more lines than the screen has cannot be drawn again
+        lines = [self.line(other, columns - 1) for other in order[: max(1, rows - 2)]]
         up = f"\x1b[{self.n_lines}F" if self.n_lines else ""  # back to the first line drawn
-        lines = [f"\x1b[K{self.line(other, columns - 1)}\n" for other in order]
-        print(up + "".join(lines), end="", flush=True)
-        self.n_lines = len(lines)
+        print(up + "".join(f"\x1b[K{line}\n" for line in lines), end="", flush=True)
+        self.n_lines = len(lines) - done
         if done:
-            self.n_lines -= 1
             del self.seeds[seed]
 
     def line(self, seed, width):
@@ -305,6 +292,7 @@ class Progress:
         words = (f"loss {loss:.3f} {left // 3600:3.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} "
                  f"left {speed:7,.0f} tokens/s")
         name = f"seed {seed}"
+        # What the words leave free is the bar's, full up to where the seed is.
         n = max(5, min(40, width - len(words) - max(10, len(name)) - 2))
         full = round(n * tokens / self.total)
         return f"{name:10s} {'█' * full}{'░' * (n - full)} {words}"[:width]
