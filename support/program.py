@@ -7,7 +7,24 @@
 A student closes the terminal, pipes into `head`, presses Ctrl-C, mistypes an option: the answer is
 one sentence and an exit status, never a traceback. A traceback is for a mistake in the code.
 """
-import argparse, contextlib, errno, os, sys
+import os, sys
+
+def report_uncaught(kind, error, where):
+    """sys.excepthook: Ctrl-C while torch is still being imported is one line too."""
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, where)
+    try:
+        print("\nStopped.", file=sys.stderr)
+    except OSError:
+        pass
+
+HOUSE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+# (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
+OURS = os.path.realpath(sys.argv[0] or ".").startswith(HOUSE + os.sep)
+sys.excepthook = report_uncaught if OURS else sys.excepthook
+
+# Only now what takes a tenth of a second to import, in which somebody may press Ctrl-C already.
+import argparse, contextlib, errno
 from pathlib import Path
 
 from support.files import InputError, printable
@@ -128,14 +145,3 @@ def can_spawn(function):
     if path is None:  # python -c, or a prompt: there is nothing to import anew
         return module is not main
     return type(path) is str and os.path.isfile(path)
-
-def report_uncaught(kind, error, where):
-    """sys.excepthook: Ctrl-C while torch is still being imported is one line too."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, where)
-    with contextlib.suppress(OSError):
-        print("\nStopped.", file=sys.stderr)
-
-# (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
-OURS = Path(__file__).resolve().parent.parent in Path(sys.argv[0] or ".").resolve().parents
-sys.excepthook = report_uncaught if OURS else sys.excepthook
