@@ -75,9 +75,10 @@ def quote(text):
 def preformatted(text):
     return f"<pre>{escape(text)}</pre>\n"
 
-def columns(left, right):
-    """Side by side on a wide screen, one below the other on a narrow one."""
-    return f"<div class=columns><div>{left}</div><div>{right}</div></div>\n"
+def columns(left, right, even=False):
+    """Side by side on a wide screen, the left one wider unless even; else one below the other."""
+    kind = "columns even" if even else "columns"
+    return f'<div class="{kind}"><div>{left}</div><div>{right}</div></div>\n'
 
 def answer_box(question, answer, small):
     """A question, its answer in large letters, and what stands small below it."""
@@ -92,8 +93,10 @@ font-variant-numeric:tabular-nums}caption{text-align:left;color:#555}figure{marg
 break-inside:avoid}svg{width:100%;max-width:900px;height:auto}summary{cursor:pointer;margin:.5em 0}
 figcaption,.small{font-size:14px;color:#555}.answer{border-left:4px solid #0072B2;padding-left:12px;
 margin-bottom:1.1em}.answer p{margin:0}.large{font-size:1.25em;font-weight:600;line-height:1.3}
+h3{font-size:1em;margin:1.2em 0 .3em}h3~p{margin:.3em 0}
+@media(max-width:600px){figure{overflow-x:auto}svg{min-width:34em}}
 @media(min-width:900px),print{.columns{display:grid;grid-template-columns:3fr 2fr;gap:1.5em}
-.columns figure{margin-top:0}}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
+.even{grid-template-columns:1fr 1fr}.columns figure{margin-top:0}}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
 overflow-wrap:anywhere;padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}table{
 font-size:9px}td,th{padding:1px 4px}h2{break-after:avoid}}"""
 
