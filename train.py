@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.download import CORPORA, load
-from data.stories import first_stories
+from data.download import CORPORA
+from data.texts import read_texts
 from model import CODE as MODEL_CODE, Llama, ModelConfig, training_flops_per_token
-from support.files import (InputError, code_sha256, need, printable, read_documents, read_json,
-                           sweep, write_csv, write_whole)
+from support.files import (InputError, code_sha256, need, printable, read_json, sweep, write_csv,
+                           write_whole)
 from support.program import cores
 from support.settings import add_options, check_limits, given, setting
 from tokenizer import CODE as TOKENIZER_CODE, END_ID, BPETokenizer
@@ -127,17 +127,20 @@ class Text:
 
 def prepare_text(config):
     """(Text, tokenizer, facts about both for config.json). InputError if the text is too short."""
-    documents, facts = read_text(config)
-    # The tokenizer learns from the start of the training text, however much of it is trained on:
-    # so `classroom` and `fresh` share a tokenizer, and their losses can be compared.
+    documents, facts = read_texts(config)
+
+    # 1. Text to numbers. The tokenizer learns from the start of the training text, however much
+    # of it is trained on: so `classroom` and `fresh` share a tokenizer, and their losses can be
+    # compared.
     tokenizer = BPETokenizer.train(documents["train"][: config.tokenizer_stories],
                                    config.vocab_size)
     need(tokenizer.vocab_size == config.vocab_size,
          f"the text for the tokenizer yields {tokenizer.vocab_size} tokens and no more; set "
          "--vocab_size to that, or give more --tokenizer_stories")
     documents["train"] = documents["train"][: config.train_stories]
-    # The target of a token is the next one, so n windows side by side take n * block_size + 1.
-    # (And window_starts needs one start to choose from.)
+
+    # 2. Is it enough? The target of a token is the next one, so n windows side by side take
+    # n * block_size + 1 tokens. (And window_starts needs one start to choose from.)
     n_targets = config.valid_windows * config.block_size
     needed = {"train": config.block_size + 2, "valid": config.valid_start + n_targets + 1}
     ids = {}
@@ -146,14 +149,16 @@ def prepare_text(config):
         need(len(ids[name]) >= needed[name],
              f"the {name} text has {len(ids[name])} tokens and these settings need {needed[name]}; "
              "give more text, or lower block_size, valid_start or valid_windows")
+        # Sums of text and tokenizer tell this run from one with other text.
         content = "\n\n".join(documents[name]).encode("utf-8")
         facts[f"{name}_documents"] = len(documents[name])
         facts[f"{name}_tokens"] = len(ids[name])
         facts[f"{name}_sha256"] = hashlib.sha256(content).hexdigest()
     pieces = repr(tokenizer.pieces).encode("utf-8")
     facts["tokenizer_sha256"] = hashlib.sha256(pieces).hexdigest()
-    # Bytes are what losses of different vocabularies can be compared by. (The end-of-text token
-    # spells nothing, so it has none.)
+
+    # 3. How many bytes the validation windows ask for: by these, losses of different vocabularies
+    # can be compared. (The end-of-text token spells nothing, so it has none.)
     first = config.valid_start + 1
     targets = ids["valid"][first : first + n_targets]
     target_bytes = sum(len(tokenizer.pieces[i]) for i in targets if i != END_ID)
@@ -180,19 +185,18 @@ def window_starts(step, config, n_tokens, seed):
     """Where in the training text the windows of a step begin: array of batch_size ints.
 
     As published: one after another from the start of the text, wrapping around, the same for
-    every seed. A window of T tokens and its last target need T + 1 tokens, and the published
-    loop leaves the last place that would fit unused: starts go from 0 to N - T - 2.
+    every seed. With seed_decides = "weights+order": the same starts, those of each epoch in an
+    order that the seed draws afresh.
 
-    Example: a text of N = 22 tokens, windows of T = 4, two in a step. Starts are taken modulo
-    22 - 4 - 1 = 17, so the steps take 0 4, 8 12, 16 3, 7 11, 15 2 ...: after 16 comes 20 - 17.
-    The second time around begins at 3: other windows than before, until 17 rounds have passed.
+    Example: a text of 22 tokens, windows of 4, two in a step. A window and its last target are 5
+    tokens, so it could start at 0 to 17; the published loop leaves out the last place, hence at 0
+    to 16. The steps take 0 4, 8 12, 16 3, 7 11, 15 2 ...: after 16 comes 20, which is 20 - 17.
 
-    With seed_decides = "weights+order": the same starts, those of each epoch in an order that the
-    seed draws afresh. A pure function: there is no position in the text to save or to lose.
+    A pure function: there is no position in the text to save or to lose.
     """
     # EXERCISE 6: (text)
     T = config.block_size
-    span = n_tokens - T - 1  # places where a window may start; so many tokens are an epoch
+    span = n_tokens - T - 1  # places where a window may start: 17; so many tokens are an epoch
     # Windows are numbered from the first of the whole training on; number i starts at i * T.
     numbers = step * config.batch_size + np.arange(config.batch_size)
     if config.seed_decides == "weights+order":
@@ -236,11 +240,8 @@ def evaluate(model, ids, config):
     return np.array(losses)
 
 def standard_error(losses):
-    """Of the mean of these losses, were the windows independent.
-
-    In real text they are alike over dozens of neighbours, so it is far too small; the report has
-    better ones.
-    """
+    """Of the mean of these losses, if the windows were independent. In real text they are alike
+    over dozens of neighbours, so it is far too small; the report has better ones."""
     return float(losses.std(ddof=1) / math.sqrt(len(losses)))
 
 def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
@@ -252,6 +253,7 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
     """
     tokens = step * config.tokens_per_step
     loss = float(losses.mean())
+    # What the first measurement cannot know: nothing came before it, and no step.
     change_se = published = train_loss = grad_norm = math.nan
     speed = 0.0
     if before is not None:
@@ -288,6 +290,7 @@ def make_optimizer(model, config):
 
 def train_step(model, optimizer, x, y, rate, config):
     """One step of the optimizer on inputs x and targets y, (B, T): (loss, gradient norm)."""
+    # Forget the gradient of the step before: backward() adds to what is there.
     optimizer.zero_grad()
     total = 0.0
     # A few windows at a time; their gradients, weighted by their share, add up to that of all.
@@ -299,7 +302,7 @@ def train_step(model, optimizer, x, y, rate, config):
         total += loss.item()
     # A gradient longer than grad_clip is shortened to it; the norm returned is that before.
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups:  # one group: all parameters
         group["lr"] = rate
     optimizer.step()
     return total, norm.item()
@@ -321,8 +324,8 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     folder = out / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     # Where this seed stands: at its beginning, or where its last checkpoint was written.
-    step, rows, window_losses = resume(folder, seed, run_sha256(out), model, optimizer)
-
+    run = run_sha256(out)
+    step, rows, window_losses = resume(folder, seed, run, model, optimizer)
     for next_measurement in config.measured_steps[len(rows) :]:  # the first is 0: untrained
         # Train until it is time to measure.
         train_losses, norms, started = [], [], time.perf_counter()
@@ -348,7 +351,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
         check_finite("validation loss", row["val_loss"], step, folder)
         rows.append(row)
         # Save all of it, so that whatever happens next costs one interval at most.
-        save_checkpoint(folder, model, optimizer, step, rows, window_losses, run_sha256(out))
+        save_checkpoint(folder, model, optimizer, step, rows, window_losses, run)
         report(seed, step * config.tokens_per_step, row)
     return rows
 
@@ -381,61 +384,6 @@ def check_settings(config):
     need(getattr(torch, config.device).is_available(),
          f"torch finds no {config.device} on this machine; leave out --device")
 
-# ---------------------------------------------------------------- where the text is from
-
-def read_text(config):
-    """({"train": documents, "valid": documents}, {what is known of where they are from}).
-
-    Of the training text there is enough for training and for the tokenizer.
-    """
-    n_train = max(config.train_stories, config.tokenizer_stories)
-    files = {}
-    if config.train_file:
-        documents = read_files(config, n_train)
-        source = printable(", ".join(config.train_file))
-    elif config.corpus == "embedded":
-        documents = {"train": first_stories("train", n_train),
-                     "valid": first_stories("valid", config.valid_stories)}
-        source = "the project's own stories"
-    else:
-        documents, files = load(config.corpus)
-        source = config.corpus
-    documents = {"train": documents["train"][:n_train],
-                 "valid": documents["valid"][: config.valid_stories]}
-    notes = notes_on_text(config, documents, files)
-    return documents, {"text": source, "files": files, "notes": notes}
-
-def read_files(config, n_train):
-    """{"train": documents, "valid": documents} of --train_file and --valid_file."""
-    documents = {"train": [], "valid": []}
-    for path in config.train_file:
-        documents["train"] += read_documents(path, n_train)
-    for path in config.valid_file:
-        documents["valid"] += read_documents(path, config.valid_stories)
-        # (By the file, not by its name: there are links, and more than one way to a folder.)
-        for other in config.train_file:
-            need(not os.path.samefile(path, other),
-                 f"{path} is both training and validation text; name two files")
-    return documents
-
-def notes_on_text(config, documents, files):
-    """What a user should know of the text, in sentences, for the screen and config.json.
-    InputError if all of the validation text is trained on."""
-    notes = []
-    for name, facts in files.items():
-        if not facts.get("checked"):
-            notes.append(f"{name} could not be checked: no sum of its right content is known")
-    wanted = {"train": max(config.train_stories, config.tokenizer_stories),
-              "valid": config.valid_stories}
-    for name, n in wanted.items():
-        if len(documents[name]) < n:
-            notes.append(f"the {name} text has fewer stories than were asked for: "
-                         f"{len(documents[name])}, not {n}")
-    trained_on = documents["train"][: config.train_stories]
-    need(not set(documents["valid"]) <= set(trained_on),
-         "all of the validation text stands in the training text too; give another one")
-    return notes
-
 # ---------------------------------------------------------------- speed
 
 def one_thread():
@@ -462,6 +410,7 @@ def save_checkpoint(folder, model, optimizer, step, rows, window_losses, run):
     the new last.pt takes its place: a whole one is there at every moment. After a break, what was
     trained since the last measurement is computed again, to the same bits.
     """
+    # What is not in here follows from it, such as the place in the text from the step.
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                 "rows": rows, "window_losses": torch.from_numpy(np.stack(window_losses)),
@@ -478,7 +427,7 @@ def save_checkpoint(folder, model, optimizer, step, rows, window_losses, run):
 
 def write_tables(folder, rows, window_losses):
     """metrics.csv and val_windows.npy (intervals x windows) of one seed."""
-    content = io.BytesIO()
+    content = io.BytesIO()  # (in memory: the file is then written whole)
     np.save(content, np.stack(window_losses))
     write_whole(folder / "val_windows.npy", content.getvalue())
     write_csv(folder / "metrics.csv", rows[0], [row.values() for row in rows])
@@ -551,8 +500,7 @@ def read_config(out):
          f"{path} is not of this program; choose another folder with --out")
     return config
 
-# (A file's name makes no run: its content does. And machines may differ: one folder can be seen by
-# several.)
+# A file's name makes no run, its content does; and several machines may work on one.
 NOT_THE_RUN = ["train_file", "valid_file", "text", "files", "notes", "threads", "machine",
                "instructions"]
 
@@ -576,18 +524,17 @@ def open_run(config, out, restart=False):
     what differs. With `restart`, the old run is put aside under another name.
     """
     check_loaded()
+    # What is there already: nothing, or a run.
     old = read_config(out)
     need(old or not any(out.glob("[!.]*")), f"{out} is neither empty nor a run of this program; "
          "choose another folder with --out, or clear this one yourself")
+    # What this run is.
     text, tokenizer, facts = prepare_text(config)
-    for note in facts["notes"]:
-        print("note:", note, file=sys.stderr)
     described = {
         **settings_and_code(config), **facts, "threads": 1,
         "machine": f"{platform.system()} {platform.machine()}",
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "parameters": sum(p.numel() for p in Llama(config.model).parameters()),
-        "flops_per_token": training_flops_per_token(config.model)}
+        "instructions": torch.backends.cpu.get_cpu_capability()}
+    # Is it the same? Then it goes on; if there is none, or it was put aside, a new one begins.
     if old and restart:
         put_aside(out.resolve())
     elif old:
@@ -598,15 +545,16 @@ def open_run(config, out, restart=False):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "config.json", json.dumps(described, indent=1) + "\n")
     sweep(out)  # what killed programs left half-written
+    # For the processes that train, and for whoever wants to write with its models.
     buffer = io.BytesIO()
     np.savez(buffer, **vars(text))
-    write_whole(out / "text.npz", buffer.getvalue())  # for the processes that train
+    write_whole(out / "text.npz", buffer.getvalue())
     tokenizer.save(out / "tokenizer.json")
     return text, tokenizer, described
 
 def put_aside(out):
     """Rename a run folder to the first free NAME.old1, NAME.old2 ..."""
-    number = 1
+    number = 1  # nothing is ever overwritten
     while out.with_name(f"{out.name}.old{number}").exists():
         number += 1
     aside = out.rename(out.with_name(f"{out.name}.old{number}"))
@@ -635,8 +583,8 @@ def write_on(model, tokenizer, prompt, config):
 def load_model(out, seed, name):
     """(model, tokenizer, last row) of the checkpoint `name`, "best" or "last", of a seed."""
     described = read_config(out)
-    names = {f.name for f in fields(StudyConfig)} & described.keys() - {"device"}
-    config = StudyConfig(**{name: described[name] for name in names})
+    names = {f.name for f in fields(StudyConfig)} & described.keys()
+    config = StudyConfig(**{name: described[name] for name in names - {"device"}})
     model, tokenizer = Llama(config.model), BPETokenizer.load(out / "tokenizer.json")
     path = out / f"seed_{seed}" / f"{name}.pt"
     saved = read_checkpoint(path)
@@ -652,6 +600,7 @@ def load_model(out, seed, name):
 
 def write(args):
     """--write: print what the best and the last checkpoint of a seed write after the prompt."""
+    # What was asked, and of which model.
     own = given(args, StudyConfig)
     need(not own, f"--write takes its settings from the run; leave out --{', --'.join(own)}")
     how = WriteConfig(**given(args, WriteConfig))
@@ -686,7 +635,8 @@ def settings_parser(description):
     return parser
 
 def config_from(args):
-    """(the StudyConfig of parsed options, run folder): the preset, and over it what was given."""
+    """(the StudyConfig of parsed options, run folder)."""
+    # Later names win: over the defaults stands the preset, and over that what was given.
     settings = {"preset": args.preset, **PRESETS[args.preset], **given(args, StudyConfig)}
     return StudyConfig(**settings), args.out or Path("runs", args.preset)
 
