@@ -96,6 +96,7 @@ def rolling(measure, x, window, first, least=1):
     return out
 
 def sample_sd(x, axis=-1):
+    """With n - 1: the mean was taken from the same numbers."""
     return x.std(axis=axis, ddof=1)
 
 def spikes(d, window, factor, floor, with_itself):
@@ -108,6 +109,7 @@ def spikes(d, window, factor, floor, with_itself):
     rule calls 9 % spikes (P(t(4) > 1.63) for w = 5), and more while the window fills.
     """
     out = np.full(d.shape, np.nan)
+    # At t = 1 there is one change; a threshold from changes before it needs two of these.
     if with_itself:
         out[..., 1:2] = d[..., 1:2] > floor
     for t in range(2 if with_itself else 3, d.shape[-1]):
@@ -125,6 +127,7 @@ def stable_cells(m, quantile, backslides):
     out = np.full(m["volatility"].shape, np.nan)
     if out.shape[-1] > 2:
         volatility = m["volatility"][..., 2:]
+        # One threshold for all seeds and intervals of a study.
         low = np.quantile(volatility, quantile, axis=(-2, -1), keepdims=True)
         calm = (volatility <= low) & (m["spike_rate"][..., 2:] == 0)
         out[..., 2:] = calm & (m["backslide_frequency"][..., 2:] <= backslides)
@@ -158,9 +161,11 @@ class Run:
         return int(self.mean().argmin())
 
     def measures(self):
+        """Everything that `derive` makes of the losses."""
         return derive(self.loss, **self.rules)
 
     def window(self):
+        """How many changes stand behind each rolling measure."""
         return self.rules.get("volatility_window", 5)
 
     def after_minimum(self):
@@ -174,12 +179,14 @@ def read_run(folder, **rules):
     InputError says what is missing or damaged.
     """
     folder = Path(folder)
+    # Rows of text become matrices; then comes what a published table does not have.
     run = run_of(metrics_rows(folder), folder, read_config(folder), rules)
     run.window_losses = read_window_losses(run)
     return run
 
 def run_of(rows, folder, config, rules):
     """The Run that the rows of a metrics.csv make: dicts of column -> text, in any order."""
+    # Where does each row belong?
     row_of = {}
     for row in rows:
         place = number_in(row, "seed", folder), number_in(row, "interval", folder)
@@ -217,6 +224,7 @@ def without_line(d):
 
     Changes with a slope are no noise: a loss that turns, or that falls ever more slowly, has them.
     """
+    # Times about their mean: then the slope needs no intercept.
     t = np.arange(d.shape[-1]) - (d.shape[-1] - 1) / 2
     d = d - d.mean(axis=-1, keepdims=True)
     slope = d @ t / max(t @ t, 1)
@@ -278,8 +286,9 @@ def noise_of(run):
 def flat_studies(run, n_studies=2000):
     """flat_curves with the noise of this run, as many seeds and intervals: (n_studies, n, k)."""
     noise, (n, k) = noise_of(run), run.loss.shape
+    # A negative correlation of all with all cannot be simulated so, and is chance anyway.
     shared = 0.0
-    if noise.shared > 0:  # neither negative nor nan
+    if noise.shared > 0:  # (nor nan)
         shared = min(noise.shared, 0.99)
     n_studies = int(np.clip(1e6 // (n * k), 100, n_studies))  # fewer of large tables
     rng = np.random.default_rng(1)
@@ -323,9 +332,12 @@ def t_text(t, p):
             f"t({t.df[0]}) = {number(t.t[0])}, {p_text(p[0])}")
 
 def f_text(anova, p):
+    """F with its degrees of freedom and a p: the corrected one, since it is the one to read."""
     return f"F({anova.df_effect}, {anova.df_error}) = {number(anova.f)}, {p_text(p)}"
 
-# Did the loss rise again?
+# Did the loss rise again? The end lies above the minimum, but of noise that goes nowhere some end
+# lies above some minimum too. So there are two hurdles: the seeds must agree (a t test), and flat
+# studies with the same noise must seldom rise as far (a simulation).
 
 def rises(loss):
     """How far does the end lie above the minimum of the mean curve? loss (..., n, k) -> (..., n)"""
@@ -372,6 +384,7 @@ def answer_rise(run):
         half = "all" if run.window_losses is None else "the other half of the"
         evidence = (f"Interval {run.intervals[t.a[0]]} minus {run.intervals[t.b[0]]}, the minimum, "
                     f"on {half} windows: {t_text(t, twice)} (Bonferroni). ")
+    # In words: no rise at all, one that chance can make, or one that it seldom makes.
     words = "No: it was lowest at the end."
     if rise > 0:
         words = f"Not shown: the end lies {number(rise)} nats above the minimum."
@@ -384,7 +397,8 @@ def answer_rise(run):
         f"far. (The t test alone finds a rise in {t_test_alone(flat):.0%} of them.)",
         "H03", "reject" if risen else "fail to reject", "reject")
 
-# Did the noise change?
+# Did the noise change? What all seeds share is one series of changes; what each has of its own is
+# one series a seed. Both are cut into halves, and their sds compared.
 
 @dataclass
 class Halves:
@@ -403,9 +417,11 @@ def compare_halves(d):
     # Rounded to 12 digits, so that what is nothing but rounding becomes 0.
     d = without_line(d).round(12)
     h = d.shape[1] // 2
+    # The common part is the mean over seeds, the rest is each seed's own.
     shared = d.mean(axis=0)
     own = (d - shared).round(12)
     common = stats.variance_ratio(shared[:h], shared[-h:])
+    # (A seed whose own part is 0 is a copy; then there is nothing to compare.)
     sds = np.stack([sample_sd(own[:, :h]), sample_sd(own[:, -h:])], axis=1)  # (n, 2)
     each = VarianceRatio(math.nan, math.nan, math.nan, math.nan)
     if sds.all():
@@ -421,6 +437,7 @@ def halves_found(run, factor, n_studies=300):
     """In what share of studies like this one does compare_halves find noise that grows `factor`
     times from the first half to the last? For factor 1 that is its level."""
     m = run.after_minimum().shape[1]
+    # As many changes as this run has, the last half of them made larger.
     d = np.diff(flat_studies(run, n_studies)[..., -m - 1 :])
     d[..., -(m // 2) :] *= factor
     found = [compare_halves(study).p < ALPHA for study in d]
@@ -444,7 +461,8 @@ def answer_noise(run):
     evidence = f"{m} changes of {n} seeds lie after the minimum; it takes 6 of 3."
     if m > 0:
         words = "Not tested: the loss turned too late."
-    if m > 5:  # (two seeds' own parts mirror each other: their ratios are equal by construction)
+    # (The own parts of two seeds mirror each other: their ratios are the same by construction.)
+    if m > 5:
         words = "Not tested: too few seeds."
     if m > 5 and n > 2:
         halves = compare_halves(d)
@@ -454,18 +472,20 @@ def answer_noise(run):
                     f"together {p_text(halves.p)}.")
         missed = (f"Noise that doubles is found in {halves_found(run, 2):.0%} of studies like this "
                   f"one, noise that triples in {halves_found(run, 3):.0%}.")
-    # H01 as it was asked: over all intervals; and once the first change has left the window.
+    # H01 as the published study asked it: over all intervals; beside it, once the first change,
+    # which is nearly all of the descent, has left the window.
     volatility = run.measures()["volatility"]
     asked, later = stats.rm_anova(volatility[:, 2:]), volatility[:, run.window() + 1 :]
     evidence += f" Over all intervals, as H01 asks, volatility has {f_text(asked, asked.p_gg)}"
     if later.shape[1] > 1:
         without = stats.rm_anova(later).f
-        evidence += f"; once the first change has left its window F = {number(without)}"
+        evidence += f"; without the first change in its window F = {number(without)}"
     return Answer("Did the ups and downs change after the minimum?", words,
                   f"{evidence}. That is the descent; we ask another question.", missed,
                   "H01", "reject, as asked" if asked.p_gg < ALPHA else "fail to reject", "reject")
 
-# Did the seed matter?
+# Did the seed matter? All seeds are measured on the same windows, so that windows can take the
+# place of subjects and seeds that of levels: the same rm_anova as ever, turned about.
 
 @dataclass
 class Apart:
@@ -524,7 +544,7 @@ def answer_seeds(run):
     return Answer("Did the seeds make different models?", words, evidence.strip(), missed, "H02",
                   verdict, "described only")
 
-# Was there a stable phase?
+# Was there a stable phase? The published rule has no error rate, so there is nothing to test.
 
 def most_stable(run):
     """How many cells the rule for stable phases can mark: those in its quantile of volatility."""
@@ -533,7 +553,7 @@ def most_stable(run):
     return int((volatility <= np.quantile(volatility, quantile)).sum())
 
 def answer_phase(run):
-    """RQ4. What the published rule marks. It has no error rate, so there is nothing to reject."""
+    """RQ4. What the published rule marks, and why that cannot tell."""
     stable = run.measures()["stable"][:, 2:]
     words = f"The published rule cannot tell; it marks {stable.sum():.0f} of {stable.size} cells."
     evidence = (f"By its own quantile it can mark {most_stable(run)} at most, and as many are calm "
@@ -612,10 +632,12 @@ def metrics_rows(folder):
     return [row for path in paths for row in read_records(path)]
 
 def need_metrics(condition, folder, what):
+    """InputError about a metrics.csv that cannot be, unless the condition holds."""
     need(condition, f"a metrics.csv in {folder} is damaged: {what}; the command that made the run "
          "writes it again")
 
 def check_place(place, row_of, folder):
+    """InputError if (seed, interval) cannot be, or is there already."""
     need_metrics(sum(place).is_integer(), folder, "a seed or interval is no whole number")
     need_metrics(place not in row_of, folder, f"seed and interval {place} come twice")
 
@@ -640,6 +662,7 @@ def read_window_losses(run):
     paths = [run.folder / f"seed_{seed}" / "val_windows.npy" for seed in run.seeds]
     if not all(path.exists() for path in paths):
         return None
+    # Of each seed the measured intervals, in float64: means of float32 would lose digits.
     try:
         every = [np.load(path)[run.intervals] for path in paths]
         losses = np.array(every, dtype=np.float64)
@@ -681,6 +704,7 @@ def figures(run):
     """name -> (SVG, caption) of every figure of the report."""
     unit, x_label = token_axis(run.tokens[-1])
     x, best, mean, m = run.tokens / unit, run.minimum(), run.mean(), run.measures()
+    # Epochs stand below the tokens, and points tell their numbers.
     more = {"points": True, "second": ("epochs", run.epochs[-1] / x[-1])}
     both = [Line("training", x, run.train_loss.mean(axis=0)), Line("validation", x, mean, "bold")]
     mark = x[best], mean[best], f"lowest: {mean[best]:.3f}"
@@ -688,10 +712,12 @@ def figures(run):
         line_chart(both, x_label, "loss (nats)", mark=mark, **more),
         "Means over seeds. Where only training loss falls, the text is learned by heart.")}
     for name, Y, label, log, caption in (
-            ("loss_by_seed", run.loss, "validation loss (nats)", False, "Each seed."),
+            ("loss_by_seed", run.loss, "validation loss (nats)", False,
+             "Validation loss of each seed."),
             ("volatility", m["volatility"], "volatility (nats)", True,
              "While the first drop of the loss is in its window, it is all that one sees."),
-            ("backslides", m["backslide_frequency"], "backslides", False, "How many a window.")):
+            ("backslides", m["backslide_frequency"], "backslides", False,
+             "How many of the last changes went up.")):
         lines = seed_lines(run, Y, unit)
         drawn[name] = line_chart(lines, x_label, label, log_y=log, **more), caption
     return drawn
@@ -718,12 +744,14 @@ def anovas(run):
 def save_tables(run, drawings):
     """Write telemetry.csv, interval_summary.csv, anova.csv, pairwise.csv and the figures."""
     folder, measures, every = run.folder, run.measures(), outcomes(run)
+    # The measures of every seed at every interval.
     rows = []
     for i, seed in enumerate(run.seeds):
         for j, interval in enumerate(run.intervals):
             cells = [float(Y[i, j]) for Y in measures.values()]
             rows.append([seed, interval, run.tokens[j], *cells])
     write_csv(folder / "telemetry.csv", ["seed", "interval", "tokens_seen", *measures], rows)
+    # Means over seeds; the tests of four variables; all pairs of intervals.
     write_csv(folder / "interval_summary.csv", every, zip(*every.values()))
     rows = [[name, *vars(anova).values()] for name, anova in anovas(run).items()]
     write_csv(folder / "anova.csv", ["variable", *stats.RMAnova.__dataclass_fields__], rows)
@@ -758,6 +786,7 @@ def stories(run):
     return html
 
 def what_was_done(run):
+    """HTML: the study in a sentence, as config.json has it (an old one may lack a number)."""
     c = run.config
     return paragraphs(
         f"A model of {c.get('n_layer')} layers, {c.get('n_head')} heads and width "
@@ -813,8 +842,10 @@ def write_report(folder, **rules):
     n, k = run.loss.shape
     need(run.config, f"{folder} is not the folder of a run: it has no config.json")
     need(n > 1 and k > 3, f"{folder} has {n} seeds and {k} intervals; a report needs 2 and 4")
+    # Everything is computed once; then come the files, and last the page that shows them.
     drawings, found = figures(run), answers(run)
     save_tables(run, drawings)
+    # The page: its title, its first screen, and below it what stands behind the answers.
     name, preset = run.folder.resolve().name, run.config.get("preset", "of another kind")
     title = f"{printable(name)}: {len(run.seeds)} seeds, {len(run.intervals)} intervals ({preset})"
     boxes = ""
@@ -847,6 +878,7 @@ def test_difference(one, A, two, B):
     if len(seeds) < 2 or A.tokens[-1] != B.tokens[-1]:
         return [f"{one} and {two} are described, not tested: that takes two seeds that both have, "
                 "and as many tokens."]
+    # Losses of the seeds that both have, (n, k): the same seed began with the same weights.
     a, b = (run.loss[[run.seeds.index(seed) for seed in seeds]] for run in (A, B))
     lines = [f"{one} minus {two}, seed by seed:"]
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
@@ -882,6 +914,7 @@ def compare(folders):
     stem = Path(folders[0]) / file
     write_whole(f"{stem}.svg", line_chart(curves, x_label, "mean validation loss (nats)",
                                           points=True))
+    # One row a number, one column a run; the same as csv, and as lines for a terminal.
     found = [characters(run) for run in runs]
     lines = [f"{'':30s}" + "".join(f"{name:>16.15}" for name in names)]
     rows = []

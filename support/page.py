@@ -46,7 +46,12 @@ def listing(items):
 
 def table(header, rows, note=""):
     """A table: words to the left, numbers shortened and to the right; note: how to read it."""
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
+    rows = [list(row) for row in rows]
+    heads = []
+    for i, name in enumerate(header):
+        words = not rows or isinstance(rows[0][i], str)
+        heads.append(f"<th>{escape(name)}</th>" if words else f"<th class=n>{escape(name)}</th>")
+    lines = ["<tr>" + "".join(heads) + "</tr>"]
     for row in rows:
         cells = []
         for cell in row:
@@ -88,17 +93,18 @@ def answer_box(question, answer, small):
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:75em;margin:1em auto;padding:0 1em;
 color:#222}p,li{max-width:50em}h1{font-size:1.5em;margin:.3em 0}table{border-collapse:collapse;
 font-size:14px}.table{overflow-x:auto;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:2px
-10px;vertical-align:top;text-align:left}.n{text-align:right;white-space:nowrap;
-font-variant-numeric:tabular-nums}caption{text-align:left;color:#555}figure{margin:1em 0;
-break-inside:avoid}svg{width:100%;max-width:900px;height:auto}summary{cursor:pointer;margin:.5em 0}
-figcaption,.small{font-size:14px;color:#555}.answer{border-left:4px solid #0072B2;padding-left:12px;
+10px;vertical-align:bottom;text-align:left}td{vertical-align:top}.n{text-align:right;
+font-variant-numeric:tabular-nums}td.n{white-space:nowrap}caption{text-align:left;color:#555}
+figure{margin:1em 0;break-inside:avoid}svg{width:100%;max-width:900px;height:auto}summary{cursor:pointer;margin:.5em 0}
+figcaption,.small{font-size:.88em;color:#555}.answer{border-left:4px solid #0072B2;padding-left:12px;
 margin-bottom:1.1em}.answer p{margin:0}.large{font-size:1.25em;font-weight:600;line-height:1.3}
 h3{font-size:1em;margin:1.2em 0 .3em}h3~p{margin:.3em 0}
 @media(max-width:600px){figure{overflow-x:auto}svg{min-width:34em}}
 @media(min-width:900px),print{.columns{display:grid;grid-template-columns:3fr 2fr;gap:1.5em}
-.even{grid-template-columns:1fr 1fr}.columns figure{margin-top:0}}blockquote,pre{background:#f5f5f0;white-space:pre-wrap;
-overflow-wrap:anywhere;padding:1em;margin:1em 0}@media print{body{font-size:11px;margin:0}table{
-font-size:9px}td,th{padding:1px 4px}h2{break-after:avoid}}"""
+.even{grid-template-columns:1fr 1fr}.columns figure{margin-top:0}}blockquote,pre{background:#f5f5f0;
+white-space:pre-wrap;overflow-wrap:anywhere;padding:1em;margin:1em 0}@media print{body{margin:0;
+font-size:11px}table{font-size:9px}td,th{padding:1px 4px}h2,h3,caption{break-after:avoid}
+tr{break-inside:avoid}details::details-content{content-visibility:visible;block-size:auto}}"""
 
 def write_page(path, title, sections, lead=""):
     """An HTML file of heading -> HTML, where what is empty is left out; lead: HTML before them."""
