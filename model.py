@@ -36,16 +36,16 @@ class ModelConfig:
     init_std: float = 0.02  # standard deviation of the initial weights
 
     def __post_init__(self):
-        even = self.n_head > 0 and self.n_embd % (2 * self.n_head) == 0
-        need(even, f"n_embd is {self.n_embd}, but {self.n_head} heads of an even size (rotary "
-             f"positions take pairs) need a multiple of {2 * self.n_head}")
+        fits = self.n_head > 0 and self.n_embd % (2 * self.n_head) == 0  # rotary takes pairs
+        need(fits, f"n_embd is {self.n_embd}, but {self.n_head} heads of an even size need a "
+             f"multiple of {2 * self.n_head}")
 
     @property
     def n_hidden(self):
         """Width of the feed-forward layer: 2/3 of 4C, rounded up to a multiple of 64.
 
-        SwiGLU has three matrices where GELU has two: 2/3 of the width makes the parameters equal,
-        but for the rounding (with C = 128: 12.5 % more).
+        GPT-2's layer has two matrices of width 4C, SwiGLU three of this: as many parameters, but
+        for the rounding (with C = 128: 12.5 % more).
         """
         return 64 * math.ceil(8 * self.n_embd / 3 / 64)
 
@@ -89,7 +89,7 @@ def rotate(x, table):
     e^(i angle). The score of a query at t and a key at s then depends on their positions only
     through t - s, because turning both by the same angle changes no scalar product.
     """
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (B, T, H, D / 2)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (B, T, H, D / 2), complex
     turned = pairs * table[:, None]  # table (T, 1, D / 2): the same for all windows and heads
     return torch.view_as_real(turned).flatten(-2)  # (B, T, H, D)
 
@@ -101,6 +101,7 @@ def attention(q, k, v, is_causal=True):
 
         softmax(q k^T / sqrt(D)) v                        (Vaswani et al. 2017, eq. 1)
 
+    A sum of D products grows with D; divided by sqrt(D), it leaves softmax more than one choice.
     is_causal: the future gets a score of minus infinity, hence a weight of 0.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T): query t, key s
@@ -126,12 +127,10 @@ class Attention(nn.Module):
         q = self.query(x).unflatten(-1, (self.n_head, -1))  # (B, T, H, D)
         k = self.key(x).unflatten(-1, (self.n_head, -1))
         v = self.value(x).unflatten(-1, (self.n_head, -1))
-        # Here alone positions enter: they decide who is heard, not what is said, so v stays.
-        q = rotate(q, table)
-        k = rotate(k, table)
-        # Each head works alone, so H moves to the front, beside B.
-        q = q.transpose(1, 2)  # (B, H, T, D)
-        k = k.transpose(1, 2)
+        # Here alone positions enter. They decide who is heard, not what is said: v does not turn.
+        # Then H moves to the front, beside B, since each head works alone.
+        q = rotate(q, table).transpose(1, 2)  # (B, H, T, D)
+        k = rotate(k, table).transpose(1, 2)
         v = v.transpose(1, 2)
         # The same as `attention` above, which is there for reading and for the test; torch's
         # kernel is faster, since it never keeps the whole (T, T) scores.
@@ -186,7 +185,7 @@ class Llama(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = RMSNorm(config)
+        self.norm = RMSNorm(config)  # of the sum that runs through the blocks: none norms it
         # A buffer moves to the GPU with the model, but is not learned; not in checkpoints either.
         self.register_buffer("table", rotary_table(config), persistent=False)
         # KEEP: every matrix normal with standard deviation init_std, in the order of parameters();
@@ -209,7 +208,8 @@ class Llama(nn.Module):
         logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V), (B * T)
+        return logits, loss
 
     # EXERCISE 4: (text)
     # EXERCISE 16: (text)
@@ -255,8 +255,7 @@ def main():
     model = Llama(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"The published model: {config}\n")
-    # A name is a path, such as blocks.0.attention_norm.weight. (The point at the end of what is
-    # looked for matters: "attention." is not in it.)
+    # Names are paths: blocks.0.attention_norm.weight is a norm, since no "attention." is in it.
     parts = {"embedding, also output": "embedding.", "attention": "attention.",
              "feed-forward": "feed_forward.", "norms": "norm."}
     for title, part in parts.items():

@@ -22,11 +22,11 @@ CODE = code_sha256(__file__)  # of what was loaded; the file may be edited while
 END_ID = 256  # KEEP: after the 256 bytes; no merge contains it, so no text can produce it
 FIRST_MERGE_ID = 257
 
-# Merges never cross the border of a chunk: an English ending ('s; but 'sofa is cut too, and I'LL
-# not), or letters, digits or signs with at most one space before them, or a run of spaces that
-# leaves the last one to the word after it. A letter is a word character (\w) that is neither digit
-# nor underscore; together the alternatives take every character. At most 64 in a chunk: else the
-# time for a million letters without a space would grow with the square of their number.
+# Merges never cross the border of a chunk. "Ann's 3 dogs!  Sit" is Ann|'s| 3| dogs|!| | Sit: an
+# English ending, or letters, digits or signs with at most one space before them, or a run of spaces
+# that leaves the last one to the word after it. A letter is a word character (\w) that is neither
+# digit nor underscore; together the alternatives take every character. At most 64 in a chunk: else
+# the time for a million letters without a space would grow with the square of their number.
 # EXERCISE 1: (text)
 # EXERCISE 10: (text)
 CHUNK = re.compile(
@@ -82,7 +82,7 @@ def merge(ids, pair, new_id):
 # ---------------------------------------------------------------- the same, fast
 
 def fast_bpe(documents, vocab_size):
-    """The same merges as `slow_bpe`, a hundred times faster on 24 stories and more on more.
+    """The same merges as `slow_bpe`: a hundred times faster on 24 stories, and more on more.
 
     1. A text has few *different* chunks: keep each once, with the number of times it occurs.
     2. A merge changes only the chunks that hold the pair: recount those, not the text.
@@ -174,7 +174,8 @@ class BPETokenizer:
         """The text of `ids`. Any valid ids will do: bytes that are not UTF-8 become U+FFFD."""
         content = bytearray()  # all bytes first: a character's may be spread over several tokens
         for i in ids:
-            need(0 <= i < self.vocab_size, f"there is no token {i} among {self.vocab_size}")
+            if not 0 <= i < self.vocab_size:
+                raise InputError(f"there is no token {i} among {self.vocab_size}")
             content += self.pieces[i]
         return content.decode("utf-8", errors="replace")
 
@@ -196,7 +197,26 @@ class BPETokenizer:
         """Read what `save` wrote. Raises InputError if it is anything else."""
         return cls(read_merges(path))
 
-# ---------------------------------------------------------------- the lesson
+# ================================================================ files, lesson, command line
+# Stop reading here the first time.
+
+def read_merges(path):
+    """The merges in a file that `save` wrote. Raises InputError if it is anything else."""
+    damaged = f"{path} is no BPE tokenizer that this program saved; train it again"
+    saved, merges = read_json(path), []
+    sizes = [1] * FIRST_MERGE_ID  # the bytes of every token
+    try:
+        for i, left, right, _ in saved["merges"]:
+            need(i == len(sizes) and min(left, right) >= 0 and END_ID not in (left, right), damaged)
+            merges.append((left, right))
+            sizes.append(sizes[left] + sizes[right])
+            # As long as a chunk at most: 40 tokens that double each time would fill the memory.
+            need(sizes[-1] <= 1 + 64 * 4, damaged)
+    except (TypeError, ValueError, LookupError):
+        raise InputError(damaged) from None
+    need(saved.get("chunk") == CHUNK.pattern, f"{path} was made with another chunk pattern than "
+         "the one that tokenizer.py has now; train it again")
+    return merges
 
 # EXERCISE 2: (text)
 # EXERCISE 13: (text)
@@ -211,27 +231,6 @@ def lesson():
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
         print(f"\n{len(text) / len(pieces):.1f} characters a token:\n" + "|".join(pieces))
     print("\nWhy is the second text so much longer in tokens? And what is its snowman made of?")
-
-# ================================================================ files and the command line
-# Stop reading here the first time.
-
-def read_merges(path):
-    """The merges in a file that `save` wrote. Raises InputError if it is anything else."""
-    damaged = f"{path} is no BPE tokenizer that this program saved; train it again"
-    saved, merges = read_json(path), []
-    sizes = [1] * FIRST_MERGE_ID  # the bytes of every token
-    try:
-        for i, left, right, _ in saved["merges"]:
-            need(i == len(sizes) and min(left, right) >= 0 and END_ID not in (left, right), damaged)
-            merges.append((left, right))
-            sizes.append(sizes[left] + sizes[right])
-            # No chunk is longer; forty tokens, each of the last one twice, would fill the memory.
-            need(sizes[-1] <= 1 + 64 * 4, damaged)
-    except (TypeError, ValueError, LookupError):
-        raise InputError(damaged) from None
-    need(saved.get("chunk") == CHUNK.pattern, f"{path} was made with another chunk pattern than "
-         "the one that tokenizer.py has now; train it again")
-    return merges
 
 def main():
     parser = Parser(description="byte-level BPE; without a command, a lesson")
