@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from support.files import code_sha256, need
 
-CODE = code_sha256(__file__)  # of what was loaded; the file may be edited while it runs
+CODE = code_sha256(__file__)  # of this file as it was loaded: train.py notes it in every run
 
 @dataclass
 class ModelConfig:

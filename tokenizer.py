@@ -17,10 +17,9 @@ from functools import cache
 from pathlib import Path
 from support.files import (END_OF_TEXT, InputError, code_sha256, need, printable, read_documents,
                            read_json, write_whole)
-
-CODE = code_sha256(__file__)  # of what was loaded; the file may be edited while it runs
+CODE = code_sha256(__file__)  # of this file as it was loaded: train.py notes it in every run
 END_ID = 256  # KEEP: after the 256 bytes; no merge contains it, so no text can produce it
-FIRST_MERGE_ID = 257
+FIRST_MERGE_ID = 257  # from here on every token is two others, joined
 
 # Merges never cross the border of a chunk. "Ann's 3 dogs!  Sit" is Ann|'s| 3| dogs|!| | Sit: an
 # English ending, or letters, digits or signs with at most one space before them, or a run of spaces
@@ -54,7 +53,7 @@ def slow_bpe(documents, vocab_size):
         counts = Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
         # The most frequent pair; of several the one with the smaller ids, not the one met first.
         best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
-        if counts[best] < 2:
+        if counts[best] < 2:  # (without any pair, best is None, which counts 0)
             break  # nothing stands together twice: another merge would learn nothing
         new_id = FIRST_MERGE_ID + len(merges)
         chunks = [merge(ids, best, new_id) for ids in chunks]
@@ -62,7 +61,7 @@ def slow_bpe(documents, vocab_size):
     return merges
 
 def byte_ids(text):
-    """The bytes of a str, as ids: byte_ids("a\u00e9") = [97, 195, 169], since é takes two bytes."""
+    """The bytes of a str, as ids: byte_ids("aé") = [97, 195, 169], since é takes two bytes."""
     try:
         return list(text.encode("utf-8"))
     except UnicodeEncodeError:  # at a lone surrogate, the one thing that UTF-8 cannot hold
@@ -73,6 +72,7 @@ def merge(ids, pair, new_id):
     left, right = pair
     merged = []
     for i in ids:
+        # What was just merged ends in new_id, not in `left`, so none is used twice: aaa is [aa, a].
         if i == right and merged and merged[-1] == left:
             merged[-1] = new_id
         else:
