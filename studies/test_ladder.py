@@ -1,14 +1,16 @@
 """Tests of the second study: python test_all.py studies"""
-import csv, math, re, signal, subprocess, sys, time
+import io, math, os, signal, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from studies import ladder
-from support.files import read_records
+from studies import ladder, ladder_report
+from support import program
 from test_all import HERE, folder, refused, said, same
 
 VOCABULARY = {"tinyshakespeare": 65, "ptb": 9_999, "wikitext-2": 33_277}  # of the published texts
@@ -77,14 +79,11 @@ def test_studies_ladder_flops_counted():
         for needed, every in ((True, False), (False, False), (False, True)):
             rung = replace(rung, every=every)
             model, tokens = model_and_tokens(rung, 3)
-            with patch_attention(written_out), FlopCounterMode(display=False) as counter:
+            name = "scaled_dot_product_attention"
+            with patch.object(ladder.F, name, written_out), FlopCounterMode(display=False) as counter:
                 model(tokens, every=every, whole=not needed).sum().backward()
             expected = 3 * ladder.flops_window(rung, 11, needed)
             assert counter.get_total_flops() == expected, (rung.model, needed, every)
-
-def patch_attention(function):
-    from unittest.mock import patch
-    return patch.object(ladder.F, "scaled_dot_product_attention", function)
 
 def test_studies_ladder_headline_costs():
     """A window costs mlp 2.57e7, attention 1.76e8 as executed and 2.64e7 as needed."""
@@ -123,14 +122,10 @@ def test_studies_ladder_dropout_places():
             model.train()
             dropped = model(tokens, every=True)
             ones = lambda shape: torch.full(shape, 1 - ladder.DROPOUT)
-            with patch_keep(ones):  # everything kept, and scaled so that it stays what it was
+            with patch.object(ladder, "keep_mask", ones):  # everything kept, and scaled so that it stays what it was
                 got = model(tokens, every=True)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
         assert (dropped - expected).abs().mean() > 0.01
-
-def patch_keep(function):
-    from unittest.mock import patch
-    return patch.object(ladder, "keep_mask", function)
 
 def test_studies_ladder_dropout():
     """One in ten is dropped at random, the rest grows by 10/9; whatever the number of numbers."""
@@ -172,7 +167,7 @@ def test_studies_ladder_rotary():
 # ---------------------------------------------------------------- text and loop
 
 def test_studies_ladder_continued():
-    """Training that goes on from any checkpoint ends bit for bit like training never interrupted."""
+    """Training that goes on from any checkpoint ends bit for bit as if never interrupted."""
     text = some_text()
     for rung in ALL + [replace(MLP, also_at=(13, 77, 130)), replace(ATTENTION, every=True)]:
         states = []
@@ -185,7 +180,6 @@ def test_studies_ladder_continued():
 
 def copied(state):
     """A state as it is on the disk."""
-    import io
     content = io.BytesIO()
     torch.save(state, content)
     content.seek(0)
@@ -226,3 +220,219 @@ def test_studies_ladder_evaluate():
             scores = model(window, whole=True)[0].double()
         losses.append(-scores.log_softmax(0)[text.test[start + 8]].item())
     same(ladder.evaluate(model, ladder.windows_of(text.test, rung), rung), np.mean(losses), 1e-5)
+
+def test_studies_ladder_texts():
+    """Characters and words are cut as published; files of both kinds of folder are found."""
+    text = "".join(np.random.default_rng(0).choice(list("ab\ncd"), 1_115_394))
+    cut = ladder.characters(text)
+    assert (len(cut.train), len(cut.valid), len(cut.test)) == (892_117, 111_669, 111_606)
+    assert cut.vocab_size == 5 and "".join("\nabcd"[i] for i in cut.test[-9:]) == text[-9:]
+    parts = {"train": "b a\nc " * 30_000, "valid": "c c\na", "test": " b "}
+    cut = ladder.words(parts, "ptb")
+    assert cut.train.tolist() == [1, 0, 2] * 26_666 + [1, 0] and cut.vocab_size == 3
+    assert cut.valid.tolist() == [2, 2, 0] and cut.test.tolist() == [1]
+    refused(lambda: ladder.words(parts | {"test": "b x"}, "ptb"), "test", "1 of 2")
+    for name in ("ptb.{}.txt", "ptb/ptb.{}.txt"):
+        place = folder()
+        (place / "ptb").mkdir()
+        for part in parts:
+            (place / name.format(part)).write_text(parts[part], encoding="utf-8")
+        assert ladder.load_text("ptb", place).sha256 == cut.sha256
+    assert cut.sha256 != ladder.words(parts | {"test": "a"}, "ptb").sha256
+
+# ---------------------------------------------------------------- rows and workers
+
+TINY = [ladder.Job(replace(rung, windows_per_epoch=4_000), 5) for rung in (MLP, ATTENTION)]
+SCRIPT = """
+import support.program
+from pathlib import Path
+import numpy as np
+from studies.ladder import Job, Rows, Rung, as_text, run_jobs
+
+def main():
+    rows, ids = Rows(Path(OUT)), np.random.default_rng(0).integers(0, 11, 600)
+    texts = {"tinyshakespeare": as_text(ids, ids[:200], ids[200:], 11)}  # some_text() below
+    run_jobs(rows.missing(JOBS, texts), texts, rows, 2)
+
+if __name__ == "__main__":
+    support.program.run(main)
+"""
+
+def start(out, jobs):
+    """Two jobs at a time as a program of their own, rows into the folder `out`."""
+    script = SCRIPT.replace("OUT", repr(str(out))).replace("JOBS", repr(jobs))
+    (out / "program.py").write_text(script, encoding="utf-8")
+    return subprocess.Popen([sys.executable, out / "program.py"], text=True, cwd=HERE,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env=os.environ | {"PYTHONPATH": str(HERE)})
+
+def test_studies_ladder_interrupted():
+    """Stopped by Ctrl-C and by the death of the parent, runs end with the same rows as without."""
+    out = folder()
+    (out / "checkpoints").mkdir()
+    for end, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        running = start(out, TINY[:1])
+        first = running.stdout.readline()
+        assert "000 windows" in first, first  # its first epoch is finished
+        running.send_signal(end)
+        rest = running.communicate(timeout=60)[0]  # ends when no worker holds the pipe any more
+        assert running.returncode == status and "Traceback" not in rest, rest
+        assert list((out / "checkpoints").glob("*.pt"))
+    output = start(out, TINY).communicate(timeout=120)[0]
+    rows = ladder.Rows(out)
+    assert len(rows.rows) == 2 and not list((out / "checkpoints").glob("*.pt")), output
+    for job in TINY:
+        got = ladder_report.select(rows.points, row=job.row())
+        for point in ladder.train(job.rung, job.seed, some_text()):
+            assert repr(got.pop(0)) == repr({"row": job.row(), **point})
+    assert rows.missing(TINY, {}) == []
+
+class Pipe(list):
+    """The two ends of a pipe in one process."""
+
+    send = list.append
+
+    def recv(self):
+        return self.pop(0)
+
+def test_studies_ladder_failing_worker():
+    """A disk that fails, a damaged and a foreign checkpoint: one sentence, and no row."""
+    job = replace(TINY[0], rung=replace(TINY[0].rung, windows_per_epoch=10))
+    for content, words in ((None, "cannot write"), (b"PK damaged", "is damaged; remove it"),
+                           ("foreign", "of another text or other code")):
+        rows, pipe, handler = ladder.Rows(folder()), Pipe(), signal.getsignal(signal.SIGINT)
+        path = ladder.checkpoint_of(job, rows)
+        if content:  # (without its folder no checkpoint can be written)
+            path.parent.mkdir()
+            path.write_bytes(b"PK damaged")
+        if content == "foreign":
+            torch.save({"identity": "of something else"}, path)
+        ladder.work_on(job, some_text(), path, pipe)
+        signal.signal(signal.SIGINT, handler)
+        refused(lambda: ladder.hear(Pipe(pipe[-1:]), job, {}, rows, None), words)
+        assert not rows.path.exists()
+
+def test_studies_ladder_identity():
+    """Code between the KEEP lines makes other rows; comments, docstrings and the rest do not."""
+    source, ours = Path(ladder.__file__).read_text(encoding="utf-8"), ladder.code_identity()
+    for old, new, changes in (("DROPOUT = 0.1", "DROPOUT = 0.2", True),
+                              ("F.relu(layer(x))", "F.gelu(layer(x))", True),
+                              ("model.train()", "model.train()  # once more", False),
+                              ("Rotary positions: turn", "Rotary: turn", False),
+                              ("SEEDS = [101", "SEEDS = [100", False),
+                              ("import ast", "import gc, ast", False)):
+        assert source.count(old) == 1, old
+        path = folder() / "ladder.py"
+        path.write_text(source.replace(old, new), encoding="utf-8")
+        with patch.object(ladder, "__file__", str(path)):
+            assert (ladder.code_identity() != ours) == changes, old
+
+# ---------------------------------------------------------------- what the rows show
+
+def ladder_main(*words):
+    """What `python -m studies.ladder` prints with these arguments, and its exit status."""
+    with patch.object(sys, "argv", ["ladder.py", *map(str, words)]):
+        return said(program.run, ladder.main)
+
+def planted(losses, out):
+    """Rows as if the jobs had been trained: losses(job) -> test loss, or None for no row."""
+    rows = ladder.Rows(out)
+    with patch.object(ladder, "write_records"):
+        for part in ladder.PARTS:
+            for job in ladder.jobs_of(part, None):
+                loss = losses(job)
+                if loss is None:
+                    continue
+                text = ladder.Text(None, None, None, VOCABULARY[job.rung.text], job.rung.text)
+                points = []
+                for n, windows in enumerate(job.rung.measured_at()):
+                    valid = loss + 0.1 * abs(n - 1)  # the turn is at the second
+                    points.append({"windows": windows, "train_nll": loss, "valid_nll": valid,
+                                   "test_nll": loss + 1e-8 * (job.rung.windows() - windows)})
+                rows.add(job, text, points, 1.0)
+    ladder.write_records(rows.path, ladder.ROW_FIELDS, rows.rows)
+    ladder.write_records(rows.points_path, ladder.POINT_FIELDS, rows.points)
+    return rows
+
+def planted_loss(job):
+    """attention 2.0, mlp and linear 3.0, the sweep apart by 0.001, rotary worse; sd 0.016."""
+    rung, noise = job.rung, 0.01 * (job.seed // 101 - 3)
+    if rung.part == "sweep":
+        return 2.5 + 0.001 * rung.layers + noise
+    if rung.part == "beyond" and rung.also_at:
+        return 1.5 + noise
+    return {"attention": 2.0, "mlp": 3.0, "linear": 3.0}.get(rung.model, 2.2) + noise + (
+        0.5 if rung.positions == "rotary" else 0)
+
+def test_studies_ladder_verdicts():
+    """What is planted in rows is found: who is ahead, by which count, and what is undecided."""
+    out = folder()
+    planted(planted_loss, out)
+    text, status = ladder_main("--report_only", "--out", out)
+    assert status == 0 and "Not complete" not in text, text
+    claims = {}
+    for line in text.splitlines():
+        for words in ("as they were run", "costs as executed", "every position", "3 - 2 layers",
+                      "rotary -"):
+            if words in line and "%" not in line:
+                claims.setdefault(words, line)
+    assert "-1.000" in claims["as they were run"]
+    assert "first better, as published" in claims["as they were run"]
+    assert "second better" in claims["costs as executed"] and "+0.5" in claims["costs as executed"]
+    assert "-1.000" in claims["every position"] and "first better" in claims["every position"]
+    assert "not decided" in claims["3 - 2 layers"] and "smaller than" in claims["3 - 2 layers"]
+    assert "second better, as published" in claims["rotary -"] and "+0.500" in claims["rotary -"]
+    assert "p < .001" in claims["rotary -"]
+    assert "ptb, ours: validation loss is lowest after epoch 2, 2.190 nats" in text, text
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2 and "every position" in page
+
+def test_studies_ladder_half_finished():
+    """Whatever rows are there are reported, and what is missing is said."""
+    for n in (7, 40):
+        taken = iter(range(10_000))
+        out = folder()
+        planted(lambda job: planted_loss(job) if next(taken) % n == 0 else None, out)
+        text, status = ladder_main("--report_only", "--out", out)
+        assert status == 0 and "Not complete: baseline" in text, text
+
+def test_studies_ladder_rows_never_mix():
+    """Rows of other code, another text or another protocol, and damaged ones, are refused."""
+    out = folder()
+    rows = planted(lambda job: 2.0 if job.rung.part == "baseline" else None, out)
+    jobs = ladder.jobs_of("baseline", None)
+    texts = {"tinyshakespeare": ladder.Text(None, None, None, 65, "tinyshakespeare")}
+    assert rows.missing(jobs, texts) == []
+    other = {"tinyshakespeare": ladder.Text(None, None, None, 65, "other")}
+    refused(lambda: rows.missing(ladder.jobs_of("sweep", None), other), "another text")
+    longer = [ladder.Job(replace(job.rung, epochs=9), job.seed) for job in jobs]
+    refused(lambda: rows.missing(longer, texts), "another epochs")
+    with patch.object(ladder, "code_identity", lambda: "other"):
+        refused(lambda: rows.missing(jobs, texts), "other code")
+    good = (out / "rows.csv").read_text(encoding="utf-8")
+    first = good.splitlines()[1]
+    for bad, words in ((good.replace("row,part", "part,row"), "row 1"),
+                       (good.replace(",1.0\n", ",x\n", 1), "row 1"),
+                       (good + first + "\n", "twice"), (good + "a,b\n", "row 21"),
+                       (good.replace("baseline-linear", "baseline-lunar", 1), "no points")):
+        (out / "rows.csv").write_text(bad, encoding="utf-8")
+        refused(lambda: ladder.Rows(out), words)
+
+def test_studies_ladder_users_mistakes():
+    """A mistake on the command line or in the text is one sentence with exit status 2."""
+    out, texts = folder() / "new", folder()
+    path = texts / "tinyshakespeare.txt"
+    baseline = ["--part", "baseline", "--text", texts, "--out", out]
+    for content, arguments, words in (
+            (b"", ["--part", "all"], "invalid choice: 'all'"),
+            (b"", ["--seeds", "7", "7"], "twice"), (b"", ["--seeds", "-7"], "from 0 on"),
+            (b"", ["--workers", "0"], "at least 1"),
+            (b"", ["--report_only", "--out", out], "no rows"),
+            (b"", ["--part", "baseline", "--text", texts / "no"], "no folder"),
+            (b"", ["--part", "words", "--text", texts], "the train text of ptb is not in"),
+            (b"", baseline, "empty"), (b"ab" * 600, baseline, "too few for a window of 128"),
+            (b"ab\ncd\xff", baseline, "line 2, is not UTF-8")):
+        path.write_bytes(content)
+        text, status = ladder_main(*arguments)
+        assert status == 2 and words in text and len(text.splitlines()) == 1, text
+    assert not out.exists()
