@@ -1,0 +1,145 @@
+"""How often do the tests reject where nothing happens?
+
+A p value keeps its promise of 5 % only for data as the test assumes them. The seeds of a study share
+the order of the text and the validation windows, and neighbours in time are alike: they are not
+independent subjects. So make studies in which nothing happens but whose noise is like that of a real
+one, hand them to the tests, and count. What exceeds 5 % are false alarms.
+
+    python -m studies.false_positives                      like the published study (three seconds)
+    python -m studies.false_positives results/paper results/classroom --out results/paper
+
+It prints how the noise of each study looks, and a table; --out writes false_positives.csv too.
+telemetry.py has the noise of a run (`noise_of`) and the studies that go nowhere (`flat_curves`).
+"""
+
+import support.program
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import stats
+import telemetry
+from support.files import need, read_records, write_csv
+from support.page import number
+
+PUBLISHED = Path(__file__).parents[1] / "data" / "published_observations.csv"
+DESCENT = 6  # the first interval whose five changes leave the first one, the descent, out
+
+# ---------------------------------------------------------------- studies in which nothing happens
+
+def flat_studies(noise, shape, seed=1):
+    """Losses, shape (n_studies, n, k), that go nowhere, with the Noise of a run."""
+    shared = float(np.clip(noise.shared, 0, 0.99))
+    return telemetry.flat_curves(np.random.default_rng(seed), shape, noise.size, shared, noise.phi)
+
+def trend_as_noise(run):
+    """The Noise of a run if only each seed's mean change is taken off, and its slope is not.
+
+    It is what one gets who correlates the changes as they are. Seeds then look more alike, since
+    the loss of all rises ever more slowly.
+    """
+    noise, d = telemetry.noise_of(run), run.after_minimum()
+    if d.shape[1] < 3:
+        return noise
+    d = d - d.mean(axis=1, keepdims=True)
+    size = d.std(axis=1, ddof=1).mean()
+    return replace(noise, size=size, shared=telemetry.in_common(d), phi=telemetry.over_time(d))
+
+def seed_noise(run):
+    """(low, high): the phi of the losses less their interval means, in time.
+
+    low: each seed's own mean taken off, which is too much if nothing sets seeds apart. high: not
+    taken off, which is too little if something does. The truth lies between.
+    """
+    deviation = run.loss - run.loss.mean(axis=0)
+    own = deviation - deviation.mean(axis=1, keepdims=True)
+    return telemetry.over_time(own), telemetry.over_time(deviation)
+
+# ---------------------------------------------------------------- how often each test rejects
+
+def volatility_rejects(losses):
+    """Shares of the studies whose anova finds that volatility differs between intervals, from
+    DESCENT on: (uncorrected, Greenhouse-Geisser, Huynh-Feldt)."""
+    volatility = telemetry.derive(losses)["volatility"]
+    return stats.rejection_rates(volatility[..., DESCENT:])
+
+def seeds_reject(phi, shape):
+    """The same shares for a difference between seeds, in noise that correlates phi in time.
+
+    Turned about, seeds are the levels and intervals the subjects, and F is that of the seeds.
+    """
+    losses = stats.ar1(np.random.default_rng(2), shape, phi)
+    return stats.rejection_rates(np.swapaxes(losses, -1, -2))
+
+def rates(run, n_studies=1000):
+    """Rows (test, noise, share uncorrected, with Greenhouse-Geisser, with Huynh-Feldt).
+
+    The first rows are the published tests, asked of studies without any effect; then come the
+    tests of RQ1 and RQ3 as telemetry.py has them, of RQ1's its power as well.
+    """
+    n, k = run.loss.shape
+    shape = n_studies, n, k
+    noise, trend = telemetry.noise_of(run), trend_as_noise(run)
+    here = f"seeds alike as here ({noise.shared:.2f})"
+    like = flat_studies(noise, shape)
+    independent = flat_studies(replace(noise, shared=0.0), shape)
+    with_trend = flat_studies(trend, shape)
+
+    rows = [
+        ["volatility differs", here, *volatility_rejects(like)],
+        ["volatility differs", f"trend taken for noise ({trend.shared:.2f})",
+         *volatility_rejects(with_trend)],
+        ["volatility differs", "seeds independent", *volatility_rejects(independent)],
+    ]
+    for phi in seed_noise(run):
+        rows.append(["seeds differ", f"alike over time ({phi:.2f})", *seeds_reject(phi, shape)])
+    # A test with one p has one rate.
+    m = run.after_minimum().shape[1]
+    if m >= 6 and n >= 3:
+        for factor, what in ((1, here), (2, "noise doubles: power"), (3, "noise triples: power")):
+            found = telemetry.halves_found(run, factor, n_studies)
+            rows.append(["RQ1: halves differ", what, found, math.nan, math.nan])
+    for losses, what in ((like, here), (independent, "seeds independent")):
+        found = telemetry.t_test_alone(telemetry.rises(losses))
+        rows.append(["RQ3: end above minimum", what, found, math.nan, math.nan])
+    return rows
+
+# ---------------------------------------------------------------- the command line
+
+def show(name, run, rows):
+    noise = telemetry.noise_of(run)
+    print(f"{name}: changes {noise.where} have an sd of {number(noise.size)} nats, correlate "
+          f"{noise.shared:.2f} between seeds and {noise.phi:.2f} over time.")
+    for test, what, *found in rows:
+        cells = ["" if math.isnan(rate) else f"{rate:.1%}" for rate in found]
+        print(f"  {test:24s}{what:30s}" + "".join(f"{cell:>8s}" for cell in cells))
+
+def main():
+    parser = support.program.Parser(description="How often tests reject where nothing happens.")
+    parser.add_argument("folders", nargs="*", type=Path, help="runs, beside the published table")
+    parser.add_argument("--out", type=Path, help="a folder for false_positives.csv")
+    parser.add_argument("--studies", type=int, default=1000, help="simulated (default 1000)")
+    args = parser.parse_args()
+    need(20 <= args.studies <= 10**5, "--studies must lie between 20 and 100000")
+    runs = {"published": telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})}
+    for folder in args.folders:
+        runs[folder.resolve().name] = telemetry.read_run(folder)
+
+    table = []
+    for name, run in runs.items():
+        n, k = run.loss.shape
+        need(n >= 2 and k >= 12, f"{name} has {n} seeds and {k} intervals; it takes 2 and 12")
+        rows = rates(run, args.studies)
+        show(name, run, rows)
+        table += [[name, *row] for row in rows]
+    print(f"Shares of {args.studies:,d} studies without any effect that are called significant at "
+          "5 %:\nuncorrected, with Greenhouse-Geisser's correction, with Huynh-Feldt's.")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_csv(args.out / "false_positives.csv",
+                  ["study", "test", "noise", "rate", "rate_gg", "rate_hf"], table)
+
+if __name__ == "__main__":
+    support.program.run(main)
