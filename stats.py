@@ -49,11 +49,11 @@ def rm_anova_textbook(Y):
     return ss_effect, ss_subject, ss_error, f
 
 # ---------------------------------------------------------------- without losing digits
-# A stored number is wrong by up to eps/2 = 1.1e-16 of its size. Rows that differ by exactly 0.1
-# differ in the computer by 0.1 and some rounding, and F would divide by that rounding. So what is
-# below ROUNDING times the largest number is no variation, what is CLEAR times as much is one, and
-# what lies between is refused, because either guess could be wrong.
-ROUNDING = 8 * np.finfo(np.float64).eps
+# A stored number is wrong by up to eps/2 = 1.1e-16 of its size, and a residual by up to 2 eps. Rows
+# that differ by exactly 0.1 differ in the computer by 0.1 and some rounding, and F would divide by
+# it. So what is below ROUNDING times the largest number is no variation, what is CLEAR times as
+# much is one, and what lies between is refused, because either guess could be wrong.
+ROUNDING = 2 * np.finfo(np.float64).eps
 CLEAR = 100
 UNCLEAR = ("differences in this table are hardly larger than the rounding of its numbers; "
            "subtract one number from all of them first, or give more digits")
@@ -71,6 +71,13 @@ def checked(Y, least_levels=2):
          "a level's numbers are beyond 1e60, or all within 1e-60 of 0; choose another unit")
     return Y
 
+def rounding(Y, axis):
+    """What may be rounding in Y, by its largest number along axis. Whole numbers are stored as they
+    are; of them only the differences count, since means of these will be rounded."""
+    whole = ((Y == np.round(Y)) & (np.abs(Y) < 2.0 ** 50)).all(axis=axis, keepdims=True)
+    inexact = np.where(whole, Y - Y.min(axis=axis, keepdims=True), Y)
+    return ROUNDING * np.abs(inexact).max(axis=axis, keepdims=True)
+
 def snap(part, noise, axis):
     """A part of a table, exactly 0 if nothing in it is more than noise; InputError if unclear."""
     amount = np.abs(part).max(axis=axis, keepdims=True)
@@ -80,7 +87,7 @@ def snap(part, noise, axis):
 def deviations(Y):
     """Y (n, k) minus each level's mean; exactly 0 at levels where all subjects are alike."""
     own = Y - Y[:1]  # first: means of numbers near 1e9 are rounded, their differences are not
-    return snap(own - own.mean(axis=0), ROUNDING * np.abs(Y).max(axis=0), 0)
+    return snap(own - own.mean(axis=0), rounding(Y, 0), 0)
 
 @dataclass
 class Parts:
@@ -100,7 +107,7 @@ def decompose(Y):
     """
     Y = checked(Y)
     n, k = Y.shape[-2:]
-    both = (-2, -1)
+    both = (-2, -1)  # the axes of subjects and levels; a batch of tables has more before them
     # Centre first: take subject 0 off everybody. What they have in common is gone.
     first = Y[..., :1, :]                            # (..., 1, k)
     rest = Y - first                                 # (..., n, k)
@@ -111,8 +118,9 @@ def decompose(Y):
     residual = rest
     for axis in (-1, -2, -1, -2):
         residual = residual - residual.mean(axis=axis, keepdims=True)
-    # What is rounding? Beside true residuals any level counts; without, it is judged like them.
-    noise = ROUNDING * np.abs(Y).max(axis=both, keepdims=True)
+    # What of it is rounding? First the residual. Level and subject are measured against it: beside
+    # a true residual they count, however small; beside none they are judged in the same way.
+    noise = rounding(Y, both)
     residual = snap(residual, noise, both)
     noise_alone = np.where(residual.any(axis=both, keepdims=True), 0, noise)
     level = snap(level, noise_alone, both)
@@ -173,15 +181,15 @@ class RMAnova:
 @np.errstate(all="ignore")
 def rm_anova(Y):
     """Do levels differ on average by more than the subjects' private ups and downs explain?
-    Y (n, k) -> RMAnova. Example: F = 10.8, eta squared 54/88 and 54/64; of the subjects F = 12 /
-    2.5, icc = (12 - 2.5) / (12 + 2 * 2.5). SS_error 0: F inf, p 0, epsilons nan if k > 2.
-    Trap: neighbours in time correlate: then p and p_subject are far too small.
+    Y (n, k) -> RMAnova. Example: F = 10.8, eta squared 54/88 and 54/64; of subjects F = 12 / 2.5,
+    icc = 9.5 / (12 + 2 * 2.5). SS_error 0: F inf, p 0, epsilons nan if k > 2. Trap: neighbours
+    in time correlate: then p and p_subject are far too small.
     """
     parts = decompose(Y)
     n, k = parts.residual.shape
     df_effect, df_error = k - 1, (n - 1) * (k - 1)
     f, gg, hf = map(float, f_and_epsilons(Y))
-    # The noise in fewer directions: fewer degrees of freedom. p for four values of epsilon.
+    # Noise in fewer directions has fewer degrees of freedom: p for four values of epsilon.
     least = np.nan if math.isnan(gg) else 1 / df_effect
     epsilon = np.array([1, gg, np.minimum(hf, 1), least])
     p, p_gg, p_hf, p_least = scipy_stats.f.sf(f, epsilon * df_effect, epsilon * df_error).tolist()
@@ -225,7 +233,8 @@ class Mauchly:
     reason: str = ""       # why not; or why W is 0
 
 def chi_square_of_w(log_w, n, k):
-    """Mauchly's W -> (chi-square, df, p), p with its second-order term as R prints it."""
+    """Mauchly's W -> (chi-square, df, p). rho and w2 correct for few subjects, as R does; with many
+    rho is 1 and w2 is 0."""
     d = k - 1
     df = d * (d + 1) // 2 - 1
     rho = 1 - (2 * d * d + d + 2) / (6 * d * (n - 1))
@@ -254,7 +263,7 @@ def mauchly(Y):
         return Mauchly(df=df, reason=f"n-1 < k-1 ({n - 1} < {d}): W is 0 by construction")
     if not parts.residual.any():
         return Mauchly(df=df, reason="SS_error is 0: W is 0/0")
-    roots = np.linalg.svd(parts.residual, compute_uv=False)[:d]
+    roots = np.linalg.svd(parts.residual, compute_uv=False)[:d]  # rows add up to 0: the k-th is 0
     noise = parts.noise[0, 0]
     if ((roots > noise) & (roots < CLEAR * noise)).any():
         return Mauchly(df=df, reason=UNCLEAR)
@@ -272,26 +281,24 @@ class Shapiro:
     p: np.ndarray  # both nan where the values do not differ
 
 def shapiro(own):
-    """(W, p) of n deviations from a mean; nan if all are 0, or not 3 to 5000 (Royston 1995)."""
+    """Shapiro & Wilk's (1965) W and p of n deviations from a mean; nan if all are 0."""
     spread = np.ptp(own)
-    if spread == 0 or not 3 <= len(own) <= 5000:
+    if spread == 0 or not 3 <= len(own) <= 5000:  # (Royston 1995)
         return np.nan, np.nan
     return scipy_stats.shapiro(own / spread)  # scipy takes a spread of 1e-20 for none
 
 def shapiro_by_level(Y):
     """At each level, could the subjects be a sample from a normal distribution?
-    Y (n, k) -> Shapiro, arrays (k,) (Shapiro & Wilk 1965). Example: 1 2 3 has W = 1; 3 6 6 has
-    0.75, the least that three can have, so p = 0; 5 7 12 has W = (49/2) / 26 = 0.942.
-    Trap: six values seldom reject: a large p proves nothing.
+    Y (n, k) -> Shapiro, arrays (k,). Example: 1 2 3 has W = 1, 5 7 12 (49/2) / 26 = 0.942; 3 6 6
+    has 0.75, the least that three can have. Trap: six values seldom reject: large p prove little.
     """
     results = np.array([shapiro(own) for own in deviations(checked(Y)).T])  # (k, 2)
     return Shapiro(w=results[:, 0], p=results[:, 1])
 
 def shapiro_residuals(Y):
-    """Could the residuals be normal, as F assumes? Y (n, k) -> Shapiro of all of them at once.
-    Example: W = 0.844, p = 0.065. Trap: residuals add up to 0 in each row and column; p of such
-    dependent values is rough. Those of a 2 x 2 table are plus and minus one number: nan.
-    """
+    """Could the residuals be normal, as F assumes? Y (n, k) -> Shapiro of all together. Example: W
+    = 0.844, p = 0.065. Trap: they add up to 0 in each row and column; p of such dependent values is
+    rough, and those of a 2 x 2 table are plus and minus one number: nan."""
     residual = decompose(Y).residual
     w, p = (np.nan, np.nan) if residual.size == 4 else shapiro(residual.ravel())
     return Shapiro(w=float(w), p=float(p))
@@ -337,9 +344,9 @@ def pairwise_tests(Y, pairs=None):
     D = Y[:, a] - Y[:, b]                   # (n, number of pairs)
     own = D - D[:1]
     mean = D[:1] + own.mean(axis=0)         # (1, number of pairs)
-    # What is rounding? As in decompose: beside true variation any mean counts.
-    size = np.abs(Y).max(axis=0)
-    noise = ROUNDING * np.maximum(size[a], size[b])
+    # What of it is rounding? As in decompose: beside true variation any mean counts.
+    noise = rounding(Y, 0)
+    noise = np.maximum(noise[:, a], noise[:, b])
     own = snap(own - own.mean(axis=0), noise, 0)
     mean = snap(mean, np.where(own.any(axis=0), 0, noise), 0)[0]
     sd = np.sqrt((own ** 2).sum(axis=0) / (n - 1))
@@ -354,9 +361,10 @@ def pairwise_tests(Y, pairs=None):
 
 # ---------------------------------------------------------------- two independent samples
 def sample(x):
-    """x (n,) -> its mean, the deviations from it (n, 1), n - 1."""
+    """x (n,) -> its mean, its variance (with n - 1), n."""
     x = checked(np.reshape(x, (-1, 1)), least_levels=1)
-    return float(x[0, 0] + (x - x[0]).mean()), deviations(x), len(x) - 1
+    variance = (deviations(x) ** 2).sum() / (len(x) - 1)
+    return float(x[0, 0] + (x - x[0]).mean()), variance, len(x)
 
 @dataclass
 class Welch:
@@ -370,19 +378,18 @@ class Welch:
 def welch(a, b):
     """Do two independent samples differ on average? a (n_a,), b (n_b,) -> Welch (Welch 1947).
     t = difference / sqrt(v_a + v_b), v the variance of each mean; no two variances are pooled.
-    Example: 1 2 3 and 5 7 12: t = -6 / sqrt(1/3 + 13/3) = -2.78, df = 2.31, p = 0.09. Two
-    constant samples: nan. Trap: seeds that both samples share are pairs: use pairwise_tests.
+    Example: 1 2 3 and 5 7 12: t = -6 / sqrt(1/3 + 13/3) = -2.78, df = 2.31, p = 0.09; nan where
+    both are constant. Trap: seeds that both samples share are pairs: use pairwise_tests.
     """
-    mean_a, own_a, df_a = sample(a)
-    mean_b, own_b, df_b = sample(b)
+    mean_a, variance_a, n_a = sample(a)
+    mean_b, variance_b, n_b = sample(b)
     difference = mean_a - mean_b
-    v_a = (own_a ** 2).sum() / df_a / len(own_a)
-    v_b = (own_b ** 2).sum() / df_b / len(own_b)
+    v_a, v_b = variance_a / n_a, variance_b / n_b  # of the means
     if v_a + v_b == 0:
         return Welch(difference)
     standard_error = math.sqrt(v_a + v_b)
     t = difference / standard_error
-    df = float((v_a + v_b) ** 2 / (v_a ** 2 / df_a + v_b ** 2 / df_b))
+    df = float((v_a + v_b) ** 2 / (v_a ** 2 / (n_a - 1) + v_b ** 2 / (n_b - 1)))
     half_width = float(scipy_stats.t.ppf(0.975, df)) * standard_error
     return Welch(difference=difference, low=difference - half_width, high=difference + half_width,
                  t=t, df=df, p=float(2 * scipy_stats.t.sf(abs(t), df)))
@@ -401,12 +408,13 @@ def variance_ratio(a, b):
     Example: 5 7 12 and 1 2 3: F = 13, ratio 3.61, p = 2 / (1 + 13) = 0.14. Both constant: nan.
     Trap: it takes the numbers as normal and independent; heavy tails look like an effect.
     """
-    _, own_a, df_a = sample(a)
-    _, own_b, df_b = sample(b)
-    f = ((own_a ** 2).sum() / df_a) / ((own_b ** 2).sum() / df_b)
-    tails = scipy_stats.f.cdf(f, df_a, df_b), scipy_stats.f.sf(f, df_a, df_b)
+    _, variance_a, n_a = sample(a)
+    _, variance_b, n_b = sample(b)
+    f = variance_a / variance_b
+    df = n_a - 1, n_b - 1
+    tails = scipy_stats.f.cdf(f, *df), scipy_stats.f.sf(f, *df)
     # If the true ratio is 1, f lies between these two in 95 % of studies.
-    least, most = scipy_stats.f.ppf([0.025, 0.975], df_a, df_b)
+    least, most = scipy_stats.f.ppf([0.025, 0.975], *df)
     return VarianceRatio(ratio=float(np.sqrt(f)), low=float(np.sqrt(f / most)),
                          high=float(np.sqrt(f / least)), p=float(min(2 * min(tails), 1)))
 
@@ -451,7 +459,7 @@ def mixed_model(Y, method="REML"):
     parts = decompose(Y)
     n, k = parts.residual.shape
     m = n - 1 if method == "REML" else n
-    # s2 is the variance within subjects; lam, of their means times k, is s2 + k var_subject.
+    # s2 is the variance within subjects; lam, k times that of their means, is s2 + k var_subject.
     s2 = parts.ss_error / (m * (k - 1))
     lam = parts.ss_subject / m
     if lam < s2:  # subjects differ by less than chance makes them: the best variance is 0
@@ -492,8 +500,7 @@ def ar1(rng, shape, phi):
 
 # EXERCISE 9: (text)
 def rejection_rates(Y):
-    """In what share of studies Y (..., n, k) is p < ALPHA? -> [uncorrected, corrected by gg, by
-    hf]; nan where no p is defined (hf of 2 subjects)."""
+    """In what share of studies Y (..., n, k) is p < ALPHA? -> [uncorrected, by gg, by hf or nan]"""
     f, gg, hf = f_and_epsilons(Y)
     n, k = Y.shape[-2:]
     rates = []
@@ -555,8 +562,7 @@ def report_sphericity(r):
         yield f"  Mauchly's test: undefined, {M.reason}"
         return
     yield f"  Mauchly's: W = {M.w:.4g}, chi2({M.df}) = {M.chi2:.2f}, {p_text(M.p)} {M.reason}"
-    if r["n_subjects"] - 1 < 2 * A.df_effect:
-        yield "  (That p is far too small where n is little above k.)"
+    yield "  (Where n is little above k that p is far too small.)"
 
 def report(r, dv, intervals, notes):
     """The result r of analyse() as lines for a reader, in the order of the functions above."""
@@ -569,8 +575,8 @@ def report(r, dv, intervals, notes):
            f"({n - 1}), error {A.ss_error:.5g} ({A.df_error})")
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
     yield from report_sphericity(r)
-    least, missing = np.fmin.reduce(W.p), np.isnan(W.p).sum()  # fmin passes over nan
-    yield f"\nNORMAL?  Shapiro-Wilk: of the levels the smallest {p_text(least)}, {missing} undefined"
+    least = np.fmin.reduce(W.p)  # fmin passes over nan
+    yield f"\nNORMAL?  Shapiro-Wilk: smallest {p_text(least)}, {np.isnan(W.p).sum()} undefined"
     yield f"  residuals: {p_text(r['shapiro_residuals'].p)}"
     for name, m in (("ML", r["mixed_ml"]), ("REML", r["mixed_reml"])):
         yield f"\nMIXED MODEL, {name}: log-likelihood {m.log_likelihood:.4f}"
