@@ -12,12 +12,13 @@ interrupted. `main` is the table of contents; below the line stands how seeds sh
 """
 import support.program  # first: from here on Ctrl-C is one line, while torch is imported too
 
-import json, math, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
+import json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from multiprocessing.connection import wait
 
 import numpy as np
 
 from support.files import InputError, need, sweep, write_csv, write_whole
+from support.progress import Bars, can_draw
 from train import (Text, WriteConfig, advice, config_from, cores, differences, load_model, open_run,
                    print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
                    settings_parser, train_seed, write_on, write_tables)
@@ -38,17 +39,14 @@ def main():
               f"({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
 
     # 2. Training: each seed in a process of its own, some of them at once.
-    show = Progress(config) if n_ranks == 1 else print_row
     with advice(args):
-        problems = train_all(config, out, seeds, args.workers, show)
+        problems = train_all(config, out, seeds, args.workers, progress(config, n_ranks))
     for seed, problem in problems.items():
         print(f"seed {seed} is left out: {problem}", file=sys.stderr)
-    if n_ranks > 1 and any(left_out(seed, out) is None for seed in problems):
-        return 1  # and torchrun ends the others
+    if n_ranks > 1:
+        wait_for_all(config, out, problems)
     if rank > 0:
         return 0  # process 0 alone writes the report
-    if n_ranks > 1:
-        wait_for_all(config, out)
 
     # 3. What the seeds left behind becomes one table, and two stories to read.
     complete = gather(config, out)
@@ -94,7 +92,7 @@ def write_samples(out, seed):
 
 # ================================================================ how seeds share the machine
 # Stop reading here the first time. Below stand the options, one process for each seed and what
-# happens when it dies, the ranks of torchrun, and the bars.
+# happens when it dies, and the ranks of torchrun.
 
 def parse():
     """The options of this program."""
@@ -123,17 +121,27 @@ def place_among_processes(args):
     need(size == "1" or not args.restart,
          "--restart and torchrun do not go together; give a new --out")
     if size != "1":
-        args.workers = min(args.workers, 1)
+        args.workers = 1
     return int(rank), int(size)
 
-def wait_for_all(config, out):
+def wait_for_all(config, out, problems):
     """Wait until each seed is complete or left out, whichever process trains it. Files tell, since
     a barrier of torch.distributed would give up long before a night is over."""
+    for seed in problems:  # an error here ends this process, and torchrun then ends the others
+        need(left_out(seed, out) is not None, f"seed {seed} is not complete, so neither is the run")
     for seed in config.seeds:
         while left_out(seed, out) is None and not read_complete(config, seed, out):
-            time.sleep(2)
+            time.sleep(3)
 
 # ---------------------------------------------------------------- one process a seed
+#
+#   this process   start_worker ->  worker(pipe, config, seed, out)      of seed 101
+#                  <- (tokens, row) through its pipe, again and again
+#                  <- a sentence, if it gives up
+#                  <- the end of the pipe, when the process has ended, for whatever reason
+#
+# What a seed has learned is in its checkpoint, and nowhere else: so a dead worker is replaced by a
+# new one, which goes on from there.
 
 def read_complete(config, seed, out):
     """The last checkpoint of a seed if it is of this run and holds every measurement, or None."""
@@ -156,6 +164,7 @@ def train_all(config, out, seeds, n_workers, show):
     """
     # Linux's malloc then asks for large pages: 5 % faster with the published model, the same bits.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read at a process's start
+    # Which seeds are to be trained: not those that are complete, nor those that cannot be.
     missing = [seed for seed in seeds if not read_complete(config, seed, out)]
     problems = {seed: left_out(seed, out) for seed in missing if left_out(seed, out)}
     waiting = [seed for seed in missing if n_workers and seed not in problems]
@@ -225,11 +234,11 @@ def worker(pipe, config, seed, out):
     # A Ctrl-C reaches every process of a terminal; what to do then is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    told = 0.0
+    told = 0.0  # when the parent was last told something
 
     def report(seed, tokens_seen, row):
         nonlocal told
-        if row or time.monotonic() > told + 0.2:
+        if row or time.monotonic() > told + 0.2:  # every step would be too much news
             told = time.monotonic()
             pipe.send((tokens_seen, row))
 
@@ -238,6 +247,7 @@ def worker(pipe, config, seed, out):
         different = differences(settings_and_code(config), read_config(out))
         need(not different, f"the run and its code are no longer the same: {different}")
         train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
+    # A sentence for the user goes through the pipe. Any other error is printed by Python as it is.
     except (FloatingPointError, InputError, OSError) as error:
         pipe.send(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -245,57 +255,21 @@ def worker(pipe, config, seed, out):
             raise
         pipe.send("there is too little memory; try fewer --workers, or a smaller model")
 
+def progress(config, n_ranks):
+    """A function of (seed, tokens seen, row or None) that shows the news of all seeds: bars on a
+    terminal of our own, else a line a measurement."""
+    if n_ranks > 1 or not can_draw(sys.stdout):
+        return print_row
+    bars = Bars(config.measured_steps[-1] * config.tokens_per_step)
+
+    def show(seed, tokens_seen, row):
+        bars.show(f"seed {seed}", tokens_seen, row and row["val_loss"])
+    return show
+
 def end_with_parent():
     """A worker whose parent has died has nobody to work for."""
     multiprocessing.parent_process().join()
     os._exit(1)  # (sys.exit would end this thread alone)
-
-# ---------------------------------------------------------------- live progress
-
-class Progress:
-    """A bar for each running seed on a terminal that can show it, else a line a measurement."""
-
-    def __init__(self, config):
-        self.total = config.measured_steps[-1] * config.tokens_per_step
-        self.seeds = {}  # running seed -> [tokens and time at its first news, tokens now, loss]
-        self.n_lines = 0  # drawn last time, and to be drawn over
-        blocks = "█░".encode(sys.stdout.encoding or "ascii", errors="replace")
-        self.live = support.program.is_terminal(sys.stdout) and b"?" not in blocks
-        if self.live and os.name == "nt":
-            os.system("")  # makes an older Windows console obey the codes below
-
-    def __call__(self, seed, tokens, row):
-        """News of a seed: the tokens that it has seen, and a row if it has just measured."""
-        if not self.live:
-            return print_row(seed, tokens, row)
-        bar = self.seeds.setdefault(seed, [tokens, time.monotonic(), tokens, math.nan])
-        bar[2] = tokens
-        if row:
-            bar[3] = row["val_loss"]
-        # The bar of a seed that is done goes above the others, and stays there.
-        done = row is not None and tokens == self.total
-        order = sorted(self.seeds, key=lambda other: not (done and other == seed))
-        # More lines than the screen has rows would scroll away and could not be drawn over.
-        columns, rows = shutil.get_terminal_size()
-        lines = [self.line(other, columns - 1) for other in order[: max(1, rows - 2)]]
-        up = f"\x1b[{self.n_lines}F" if self.n_lines else ""  # back to the first line drawn
-        print(up + "".join(f"\x1b[K{line}\n" for line in lines), end="", flush=True)
-        self.n_lines = len(lines) - done
-        if done:
-            del self.seeds[seed]
-
-    def line(self, seed, width):
-        """One bar: how far, the loss, the time left, the speed."""
-        first, since, tokens, loss = self.seeds[seed]
-        speed = (tokens - first) / max(time.monotonic() - since, 1e-9)
-        left = (self.total - tokens) / speed if speed else 0
-        words = (f"loss {loss:.3f} {left // 3600:3.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} "
-                 f"left {speed:7,.0f} tokens/s")
-        name = f"seed {seed}"
-        # What the words leave free is the bar's, full up to where the seed is.
-        n = max(5, min(40, width - len(words) - max(10, len(name)) - 2))
-        full = round(n * tokens / self.total)
-        return f"{name:10s} {'█' * full}{'░' * (n - full)} {words}"[:width]
 
 if __name__ == "__main__":
     support.program.run(main)
