@@ -39,17 +39,18 @@ def main():
               f"({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
 
     # 2. Training: each seed in a process of its own, some of them at once.
-    with advice(args):
+    with advice(args) as how:
         problems = train_all(config, out, seeds, args.workers, progress(config, n_ranks))
     for seed, problem in problems.items():
-        print(f"seed {seed} is left out: {problem}", file=sys.stderr)
+        print(f"seed {seed} is left out: {problem}{how}", file=sys.stderr)
     if n_ranks > 1:
         wait_for_all(config, out, problems)
     if rank > 0:
         return 0  # process 0 alone writes the report
 
     # 3. What the seeds left behind becomes one table, and two stories to read.
-    complete = gather(config, out)
+    with advice(args):
+        complete = gather(config, out)
     write_samples(out, complete[0])
 
     # 4. Telemetry, statistics, the report. The last line is its address, to click on.

@@ -642,16 +642,16 @@ def config_from(args):
 
 @contextlib.contextmanager
 def advice(args):
-    """Whoever stops the program, or whose disk is full, reads how to go on: by the same command,
-    but without --restart, which would put aside what is there now."""
+    """Whoever stops the program, or reads of an error, hears how to go on: by the same command,
+    but without --restart, which would put aside what is there now. Yields these words."""
     without = " (without --restart)" if args.restart else ""
     try:
-        yield
+        yield without
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Nothing measured is lost; the same command continues from there"
                                 f"{without}.") from None
-    except OSError as error:
-        raise OSError(f"{error}{without}") from None
+    except (InputError, OSError) as error:
+        raise type(error)(f"{error}{without}") from None
 
 def print_row(seed, tokens_seen, row):
     """Progress for a pipe or a log file: one plain line for each measurement."""
