@@ -1,9 +1,9 @@
 """How often do the tests reject where nothing happens?
 
-A p value keeps its promise of 5 % only for data as the test assumes them. The seeds of a study share
-the order of the text and the validation windows, and neighbours in time are alike: they are not
-independent subjects. So make studies in which nothing happens but whose noise is like that of a real
-one, hand them to the tests, and count. What exceeds 5 % are false alarms.
+A p value keeps its promise of 5 % only for data as the test assumes them. The seeds of a study
+share the order of the text and the validation windows, and neighbours in time are alike: they are
+not independent subjects. So make studies in which nothing happens, but whose noise is like that of
+a real one, hand them to the tests, and count. What exceeds 5 % are false alarms.
 
     python -m studies.false_positives                      like the published study (three seconds)
     python -m studies.false_positives results/paper results/classroom --out results/paper
@@ -31,6 +31,8 @@ DESCENT = 6  # the first interval whose five changes leave the first one, the de
 
 def flat_studies(noise, shape, seed=1):
     """Losses, shape (n_studies, n, k), that go nowhere, with the Noise of a run."""
+    # flat_curves mixes a common and an own part, by the roots of shared and 1 - shared: so neither
+    # a negative correlation can be made, nor one of exactly 1.
     shared = float(np.clip(noise.shared, 0, 0.99))
     return telemetry.flat_curves(np.random.default_rng(seed), shape, noise.size, shared, noise.phi)
 
@@ -42,7 +44,8 @@ def trend_as_noise(run):
     """
     noise, d = telemetry.noise_of(run), run.after_minimum()
     if d.shape[1] < 3:
-        return noise
+        return noise  # the loss turned late or never, and there is no trend to keep
+    # The mean has to go: a flat study does not drift.
     d = d - d.mean(axis=1, keepdims=True)
     size = d.std(axis=1, ddof=1).mean()
     return replace(noise, size=size, shared=telemetry.in_common(d), phi=telemetry.over_time(d))
@@ -53,6 +56,7 @@ def seed_noise(run):
     low: each seed's own mean taken off, which is too much if nothing sets seeds apart. high: not
     taken off, which is too little if something does. The truth lies between.
     """
+    # What all seeds do at an interval is no difference between them.
     deviation = run.loss - run.loss.mean(axis=0)
     own = deviation - deviation.mean(axis=1, keepdims=True)
     return telemetry.over_time(own), telemetry.over_time(deviation)
@@ -62,7 +66,7 @@ def seed_noise(run):
 def volatility_rejects(losses):
     """Shares of the studies whose anova finds that volatility differs between intervals, from
     DESCENT on: (uncorrected, Greenhouse-Geisser, Huynh-Feldt)."""
-    volatility = telemetry.derive(losses)["volatility"]
+    volatility = telemetry.derive(losses)["volatility"]  # (n_studies, n, k)
     return stats.rejection_rates(volatility[..., DESCENT:])
 
 def seeds_reject(phi, shape):
@@ -81,26 +85,32 @@ def rates(run, n_studies=1000):
     """
     n, k = run.loss.shape
     shape = n_studies, n, k
+    # Three kinds of studies without any effect: like this one; with seeds that share nothing, as
+    # the tests assume; and with the trend of the changes taken for noise.
     noise, trend = telemetry.noise_of(run), trend_as_noise(run)
     here = f"seeds alike as here ({noise.shared:.2f})"
     like = flat_studies(noise, shape)
     independent = flat_studies(replace(noise, shared=0.0), shape)
     with_trend = flat_studies(trend, shape)
 
+    # The published question: does volatility differ between intervals?
     rows = [
         ["volatility differs", here, *volatility_rejects(like)],
         ["volatility differs", f"trend taken for noise ({trend.shared:.2f})",
          *volatility_rejects(with_trend)],
         ["volatility differs", "seeds independent", *volatility_rejects(independent)],
     ]
+    # The published description of seeds, were it a test: do their curves differ in height?
     for phi in seed_noise(run):
         rows.append(["seeds differ", f"alike over time ({phi:.2f})", *seeds_reject(phi, shape)])
-    # A test with one p has one rate.
+    # Ours of RQ1, which has one p and so one rate. With noise that truly grows, the share of the
+    # studies in which it is found is no false alarm but the power of the test.
     m = run.after_minimum().shape[1]
     if m >= 6 and n >= 3:
         for factor, what in ((1, here), (2, "noise doubles: power"), (3, "noise triples: power")):
             found = telemetry.halves_found(run, factor, n_studies)
             rows.append(["RQ1: halves differ", what, found, math.nan, math.nan])
+    # A part of ours of RQ3, which for this reason asks for more than the t test.
     for losses, what in ((like, here), (independent, "seeds independent")):
         found = telemetry.t_test_alone(telemetry.rises(losses))
         rows.append(["RQ3: end above minimum", what, found, math.nan, math.nan])
@@ -123,6 +133,7 @@ def main():
     parser.add_argument("--studies", type=int, default=1000, help="simulated (default 1000)")
     args = parser.parse_args()
     need(20 <= args.studies <= 10**5, "--studies must lie between 20 and 100000")
+    # The published table has the columns of a metrics.csv that are needed here.
     runs = {"published": telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})}
     for folder in args.folders:
         runs[folder.resolve().name] = telemetry.read_run(folder)

@@ -34,7 +34,7 @@ def pieces(ids, length=PIECE):
 
     As bytes, because those can be elements of a set, and an array cannot.
     """
-    ids = np.asarray(ids, dtype=np.int64)
+    ids = np.asarray(ids, dtype=np.int64)  # the same bytes for the same ids, whatever they were
     found = []
     for first in range(len(ids) - length + 1):
         found.append(ids[first : first + length].tobytes())
@@ -42,6 +42,8 @@ def pieces(ids, length=PIECE):
 
 def count_verbatim(stories, training_text):
     """Rows (source, pieces, of these in the training text). stories: (source, ids) pairs."""
+    # The whole training text is one run of tokens: pieces may cross the end of a story. The end
+    # is a token of its own there, and stories are counted without it, so that none is found so.
     known = set(pieces(training_text))
     rows = []
     for source, story in stories:
@@ -52,7 +54,7 @@ def count_verbatim(stories, training_text):
 def validation_stories(ids, end_id, n_stories, length):
     """The first n_stories of the validation text, each cut to `length` tokens."""
     ends = np.flatnonzero(ids == end_id)[:n_stories]
-    stories = np.split(ids, ends + 1)[: len(ends)]
+    stories = np.split(ids, ends + 1)[: len(ends)]  # cut after each end; the rest is left out
     return [(VALIDATION, story[story != end_id][:length]) for story in stories]
 
 # ---------------------------------------------------------------- writing
@@ -70,6 +72,7 @@ def written_stories(folder, seed, end_id, n_stories):
     model, stories = Llama(ModelConfig(**sizes)), []
     for name in ("best", "last"):
         saved = read_checkpoint(folder / f"seed_{seed}" / f"{name}.pt")
+        # (None: not there; False: damaged, which read_checkpoint has said.)
         need(saved, f"{folder / f'seed_{seed}' / name}.pt is not there or damaged; stories need "
              "the checkpoints of a run: train it again, or name another --seed")
         model.load_state_dict(saved["model"])
@@ -98,6 +101,7 @@ def write_counts(folder, seed, n_stories):
                          " again") from None
     length = int(read_json(folder / "config.json")["block_size"])
     need(length > PIECE, f"windows of {length} tokens are too short for pieces of {PIECE}")
+    # The base rate first: read_shares keeps this order.
     stories = validation_stories(valid, END_ID, n_stories, length)
     stories += written_stories(folder, seed, END_ID, n_stories)
     write_csv(folder / "memorization.csv", ["source", "pieces", "verbatim"],
@@ -135,14 +139,16 @@ def bootstrap(a, b, n_times=2000):
     not of the seed; both checkpoints are of one.
     """
     rng = np.random.default_rng(0)
-    found = []
+    found = []  # of each time, both numbers
     for _ in range(n_times):
+        # As many stories as there were; some of them twice or more, some not at all.
         x, y = rng.choice(a, len(a)), rng.choice(b, len(b))
         found.append([x.mean() - y.mean(), superiority(x, y)])
     return np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
 
 def comparison(name_a, a, name_b, b):
     """A sentence: which recites more, by how much."""
+    # By ranks, since shares are anything but normal: most are 0, some are 1.
     p = scipy.stats.mannwhitneyu(a, b).pvalue
     (low, high), (less, more) = bootstrap(a, b)
     return (f"{name_a} less {name_b}: {a.mean() - b.mean():+.1%} of the pieces (95 %: {low:+.1%} "
@@ -177,6 +183,7 @@ def main():
     for source, x in shares.items():
         whole = np.mean(x == 1)
         print(f"{source:24s}{len(x):8d}{x.mean():8.1%}{np.median(x):8.1%}{whole:11.1%}")
+    # Last against best, and both against the base rate.
     by_name = list(shares.items())
     for one, other in ((2, 1), (2, 0), (1, 0)):
         print(comparison(*by_name[one], *by_name[other]))

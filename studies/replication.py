@@ -17,7 +17,6 @@ figures/kinds.svg into the run's folder, or into the one that --out names.
 """
 
 import support.program
-import math
 from pathlib import Path
 
 import numpy as np
@@ -35,67 +34,6 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "published_observations.csv"
 START = 5
 LATE = slice(12, 21)  # where our mean lies above the published one, chosen after seeing it
 N_PARTS = 8  # of the validation windows; neighbours together, as they come from the same stories
-
-# ---------------------------------------------------------------- waves, and the place in the text
-
-def waves(loss, degree=3):
-    """What is left of each row of loss (n, m) when its own polynomial trend is taken away: (n, m).
-
-    Least squares; a cubic follows a slow rise that flattens, and leaves what comes and goes within
-    a few intervals. Example: of a straight line nothing is left.
-    """
-    # From -1 to 1: powers of 1, 2, 3 ... 16 would differ too much in size to be exact.
-    t = np.linspace(-1, 1, loss.shape[1])
-    trend = np.polynomial.polynomial.polyfit(t, loss.T, degree)
-    return loss - np.polynomial.polynomial.polyval(t, trend)
-
-def recurrence(epochs):
-    """After how many intervals do measurements fall at nearly the same place of the text? Or 0.
-
-    epochs (k): how often the text was read at each measurement. Example: 2.333 epochs between two
-    of them, so 7.0 after 3: at the same place again. 0 also where the place hardly ever moves.
-    """
-    step = (epochs[-1] - epochs[0]) / (len(epochs) - 1)
-    if abs(step - round(step)) < 0.03:
-        return 0
-    for lag in range(2, (len(epochs) - 1) // 2):
-        if abs(lag * step - round(lag * step)) < 0.015:
-            return lag
-    return 0
-
-def returning(wave, lag):
-    """Which share of the variance of the mean wave depends on the place in the text?
-
-    wave (n, m). The points i, i + lag, i + 2 lag ... of the mean over seeds fall at one place; the
-    share is that of the variance between these groups (eta squared). Trap: noise has some too, here
-    (16 points, lag 3) 0.16 on average, and in one study of 20 more than 0.44. nan without a lag.
-    """
-    mean = wave.mean(axis=0)
-    if lag == 0 or len(mean) < 2 * lag:
-        return math.nan
-    between = 0.0
-    for place in range(lag):
-        group = mean[place::lag]
-        between += len(group) * group.mean() ** 2  # the mean of a wave is 0
-    return float(between / (mean**2).sum())
-
-def describe(loss, epochs):
-    """name -> number: what of the ups and downs is compared. loss (n, k) of one kind of windows."""
-    mean = loss.mean(axis=0)
-    lowest = int(mean.argmin())
-    wave = waves(loss[:, START:])
-    changes = np.diff(loss)[:, START:]  # (n, k - 1 - START); the first one ends at START + 1
-    volatility = telemetry.derive(loss)["volatility"][:, START + 4 :]  # of five such changes
-    return {
-        "lowest mean loss (nats)": mean[lowest],
-        "at interval": float(lowest),
-        "rise from there to the end": mean[-1] - mean[lowest],
-        f"share of changes from interval {START + 1} on that go up": (changes > 0).mean(),
-        f"volatility from interval {START + 4} on": volatility.mean(),
-        "size of the waves (sd, nats)": wave.std(axis=1).mean(),
-        "correlation of two seeds' changes": telemetry.in_common(changes),
-        "share of the mean wave that returns with the place": returning(wave, recurrence(epochs)),
-    }
 
 # ---------------------------------------------------------------- 1. does it repeat?
 
@@ -132,6 +70,7 @@ def repeats(run, theirs):
     end = stats.welch(run.train_loss[:, -1], theirs.train_loss[:, -1])
     yield (f"Mean training losses differ by {number(np.abs(gap).max())} nats at most; at the end "
            f"ours less theirs is {welch_text(end)}.")
+    # Are the 16 windows like the others? (Before training all text is equally hard.)
     harder = run.mean()[1:] - ours[1:]
     yield (f"All {run.window_losses.shape[-1]:,d} windows are {number(harder.min())} to "
            f"{number(harder.max())} nats harder than the 16, from interval 1 on.")
@@ -139,6 +78,69 @@ def repeats(run, theirs):
 def welch_text(welch):
     return (f"{number(welch.difference)} nats (95 %: {number(welch.low)} to {number(welch.high)}, "
             f"Welch over seeds, {p_text(welch.p)})")
+
+# --------------------------------------------------- 2. waves, and the place in the text
+
+def waves(loss, degree=3):
+    """What is left of each row of loss (n, m) when its own polynomial trend is taken away: (n, m).
+
+    Least squares; a cubic follows a slow rise that flattens, and leaves what comes and goes within
+    a few intervals. Example: of a straight line nothing is left.
+    """
+    # From -1 to 1: powers of 1, 2, 3 ... 16 would differ too much in size to be exact.
+    t = np.linspace(-1, 1, loss.shape[1])
+    trend = np.polynomial.polynomial.polyfit(t, loss.T, degree)
+    return loss - np.polynomial.polynomial.polyval(t, trend)
+
+def recurrence(epochs):
+    """After how many intervals do measurements fall at nearly the same place of the text?
+
+    epochs (k): how often the text was read at each. Example: 2.333 epochs between two of them are
+    7.0 after 3: at the same place again. 0: never, or the place hardly moves at all.
+    """
+    step = (epochs[-1] - epochs[0]) / (len(epochs) - 1)  # epochs between two measurements
+    # Whole epochs bring the reader back to where it was.
+    if abs(step - round(step)) < 0.03:
+        return 0
+    for lag in range(2, (len(epochs) - 1) // 2):
+        if abs(lag * step - round(lag * step)) < 0.015:
+            return lag
+    return 0
+
+def returning(wave, lag):
+    """Which share of the variance of the mean wave depends on the place in the text?
+
+    wave (n, m). The points i, i + lag, i + 2 lag ... of the mean over seeds fall at one place; the
+    share is that of the variance between these groups (eta squared). Trap: noise has some too, here
+    (16 points, lag 3) 0.16 on average, and in one study of 20 more than 0.44. nan without a lag.
+    """
+    mean = wave.mean(axis=0)
+    if lag == 0 or len(mean) < 2 * lag:
+        return np.nan
+    # Variance between groups: each counts as often as it has points.
+    between = 0.0
+    for place in range(lag):
+        group = mean[place::lag]
+        between += len(group) * group.mean() ** 2  # the mean of a wave is 0
+    return float(between / (mean**2).sum())
+
+def describe(loss, epochs):
+    """name -> number: what of the ups and downs is compared. loss (n, k) of one kind of windows."""
+    mean = loss.mean(axis=0)
+    lowest = int(mean.argmin())
+    wave = waves(loss[:, START:])
+    changes = np.diff(loss)[:, START:]  # (n, k - 1 - START); the first one ends at START + 1
+    volatility = telemetry.derive(loss)["volatility"][:, START + 4 :]  # of five such changes
+    return {
+        "lowest mean loss (nats)": mean[lowest],
+        "at interval": float(lowest),
+        "rise from there to the end": mean[-1] - mean[lowest],
+        f"share of changes from interval {START + 1} on that go up": (changes > 0).mean(),
+        f"volatility from interval {START + 4} on": volatility.mean(),
+        "size of the waves (sd, nats)": wave.std(axis=1).mean(),
+        "correlation of two seeds' changes": telemetry.in_common(changes),
+        "share of the mean wave that returns with the place": returning(wave, recurrence(epochs)),
+    }
 
 # ---------------------------------------------------------------- 3. parts of the windows
 
@@ -149,7 +151,7 @@ def windows_of(folder):
         try:
             losses = np.load(path)
         except (ValueError, EOFError):
-            raise InputError(f"{path} is damaged; the command that made it makes it again") from None
+            raise InputError(f"{path} is damaged; make the run again") from None
         need(losses.ndim == 2 and len(losses) > START + 5 and losses.shape[1] >= N_PARTS,
              f"{path} has too few intervals or windows for waves: {START + 6} and {N_PARTS}")
         found[path.parent.name.removeprefix("seed_")] = losses
@@ -170,7 +172,7 @@ def waves_in_parts(losses):
     parts = waves(part_curves(losses)[:, START:])  # (N_PARTS, m)
     together = waves(losses.mean(axis=1)[None, START:])
     size, r = parts.std(axis=1).mean(), telemetry.in_common(parts)
-    return size, together.std(), r, size * math.sqrt(1 - r)
+    return size, together.std(), r, size * np.sqrt(1 - r)
 
 def parts_compared(folders):
     """(rows of parts.csv, a sentence a run)."""
@@ -182,14 +184,10 @@ def parts_compared(folders):
             rows.append([folder.resolve().name, seed, *mine[-1]])
         _, _, r, own = np.array(mine).T
         seeds = "one seed" if len(mine) == 1 else f"{len(mine)} seeds"
-        sentences.append(f"{folder.resolve().name}, {seeds}: two parts' waves correlate {span(r)}; "
-                         f"of a part's waves {span(own)} nats are its own.")
+        sentences.append(f"{folder.resolve().name}, {seeds}: two parts' waves correlate "
+                         f"{r.min():.2f} to {r.max():.2f}; of a part's waves {own.min():.3f} to "
+                         f"{own.max():.3f} nats are its own.")
     return rows, sentences
-
-def span(x):
-    """The range of some numbers in words, or the number if there is only one."""
-    low, high = number(min(x)), number(max(x))
-    return low if low == high else f"{low} to {high}"
 
 # ---------------------------------------------------------------- figures
 
@@ -209,6 +207,7 @@ def published_figure(run, theirs):
 
 def kinds_figure(run):
     """The waves of the mean curve, and of the two parts that are least alike."""
+    # (n, k, N_PARTS) -> mean over seeds, a row a part.
     parts = waves(telemetry.blocks(run.window_losses, N_PARTS).mean(axis=0).T[:, START:])
     one, two = np.unravel_index(np.corrcoef(parts).argmin(), (N_PARTS, N_PARTS))
     return drawn(run, [("mean of all", "bold", waves(run.loss[:, START:]).mean(axis=0)),
@@ -229,22 +228,23 @@ def main():
     out, run = args.out or args.folder, telemetry.read_run(args.folder)
     theirs = telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})
     need(run.tokens.tolist() == theirs.tokens.tolist() and np.isfinite(run.published).all()
-         and run.window_losses is not None, f"{args.folder} does not repeat the published study: "
-         "that takes a run of the preset paper, with the losses of its windows")
+         and len(run.seeds) > 1 and run.window_losses is not None,
+         f"{args.folder} does not repeat the published study: that takes a run of the preset "
+         "paper, with 2 seeds or more and the losses of its windows")
 
+    # The published seeds, ours on the windows that both have, ours on all of ours.
     three = {"published": theirs.loss, "ours, the same 16": run.published, "ours, all": run.loss}
     described = [describe(loss, run.epochs) for loss in three.values()]
     rows = [[what, *(column[what] for column in described)] for what in described[0]]
     parts, sentences = parts_compared([args.folder, *args.beside])
     print("1. Does it repeat?", *repeats(run, theirs), sep="\n  ")
-    print(f"2. Waves, from interval {START} on{'published':>36s}{'ours, 16':>10s}{'ours, all':>11s}")
+    print(f"2. Waves, from interval {START} on", "published, ours on 16 windows, ours on all")
     for what, *values in rows:
         print(f"  {what:58s}" + "".join(f"{number(value):>10s}" for value in values))
     print("  The published mean less its cubic; every third falls at one place of the text:")
     mean = waves(theirs.loss[:, START:]).mean(axis=0)
     print("   " + "".join(f" {t}:{x:+.3f}" for t, x in enumerate(mean, START)))
     print("3. Parts of the validation windows", *sentences, sep="\n  ")
-
     (out / "figures").mkdir(parents=True, exist_ok=True)
     write_csv(out / "published.csv", [
         "interval", "epochs", "published", "published_sd", "ours", "ours_sd", "difference",

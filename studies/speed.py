@@ -10,8 +10,8 @@ with the published model and in one run, on this machine:
 
     python -m studies.speed                       a minute and a half
     python -m studies.speed --json                the same as data
-    python -m studies.speed --against FOLDER      another copy of the project (an older commit, say):
-                                                  is a step here as fast, and are its losses the same?
+    python -m studies.speed --against FOLDER      is a step here as fast as in another copy of the
+                                                  project, an older commit, say? As exact?
 
 The cases take turns, and a share is the median over the rounds of what each round says, so that
 whatever else the machine does hits all of them alike.
@@ -38,24 +38,27 @@ def matrix_products(config, shapes):
     shapes: (outputs, inputs) of each weight matrix; that of the embedding makes the scores. Each
     product has operands of its own, as in a step: what does not fit the cache comes from memory.
     """
-    import torch
+    import torch  # here: a process of another folder imports it in its own time
 
     B, T, D = config.micro_batch_size, config.block_size, config.n_embd // config.n_head
     products = []  # (left, right, where to put the result)
+    # A layer y = x W^T has three: y, and from g, the gradient of y, those of x and of W.
     for m, n in shapes:
         x, for_x = torch.randn(2, B * T, n).unbind()  # activations going in, their gradient
         w, for_w = torch.randn(2, m, n).unbind()
         y, g = torch.randn(2, B * T, m).unbind()
-        products.append((x, w.T, y))  # forward
-        products.append((g, w, for_x))  # backward, for the layer below
-        products.append((g.T, x, for_w))  # backward, for the weight
-    for _ in range(3 * config.n_layer):  # attention: once forward, twice backward
+        products.append((x, w.T, y))
+        products.append((g, w, for_x))
+        products.append((g.T, x, for_w))
+    # Attention multiplies q with k and the result with v: once forward, twice as much backward.
+    for _ in range(3 * config.n_layer):
         q, for_q = torch.randn(2, B * config.n_head, T, D).unbind()
         scores, for_scores = torch.randn(2, B * config.n_head, T, T).unbind()
         products.append((q, q.mT, for_scores))
         products.append((scores, q, for_q))
 
     def step():
+        # All windows of a step pass by, B at a time; operands are the same, numbers do not matter.
         for _ in range(config.batch_size // B):
             for left, right, result in products:
                 torch.matmul(left, right, out=result)
@@ -75,8 +78,8 @@ def loops_of(folder):
     sys.path.insert(0, str(folder))
     train, model = importlib.import_module("train"), importlib.import_module("model")
     import torch
-    import torch.nn.functional as F
 
+    # The same weights and windows in every copy, so that their losses can be compared.
     train.one_thread()
     config = train.StudyConfig(**train.PRESETS["paper"])
     torch.manual_seed(0)
@@ -85,26 +88,31 @@ def loops_of(folder):
     network = model.Llama(config.model)
     optimizer = train.make_optimizer(network, config)
     loops = {LOOP: partial(train.train_step, network, optimizer, x, y, 1e-4, config)}
-    if Path(folder).resolve() != HERE:
-        return loops, config.tokens_per_step
-
-    shapes = [p.shape for p in network.parameters() if p.dim() == 2]
-    loops[PRODUCTS] = matrix_products(config, shapes)
-    by_twos = replace(config, micro_batch_size=2)
-    copy = model.Llama(config.model)
-    single = torch.optim.AdamW(copy.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
-    kernel = F.scaled_dot_product_attention
-
-    def published_step():
-        # The model calls the kernel by this name; for one step it gets the formula instead.
-        F.scaled_dot_product_attention = model.attention
-        try:
-            train.train_step(copy, single, x, y, 1e-4, by_twos)
-        finally:
-            F.scaled_dot_product_attention = kernel
-
-    loops[PUBLISHED] = published_step
+    if Path(folder).resolve() == HERE:
+        shapes = [p.shape for p in network.parameters() if p.dim() == 2]  # (norms have vectors)
+        loops[PRODUCTS] = matrix_products(config, shapes)
+        loops[PUBLISHED] = published_loop(config, x, y)
     return loops, config.tokens_per_step
+
+def published_loop(config, x, y):
+    """A function that makes one step as the published study does, by today's names."""
+    import model, torch, train
+
+    by_twos = replace(config, micro_batch_size=2)
+    network = model.Llama(config.model)
+    # (Not fused: an operation for each line of the formula, and for each parameter.)
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def step():
+        # The model calls the kernel by this name; for one step it gets the formula instead.
+        torch.nn.functional.scaled_dot_product_attention = model.attention
+        try:
+            train.train_step(network, optimizer, x, y, 1e-4, by_twos)
+        finally:
+            torch.nn.functional.scaled_dot_product_attention = kernel
+
+    return step
 
 def worker(pipe, folder):
     """The life of a process: asked for (what, threads, seconds), it makes steps for so long and
@@ -117,6 +125,7 @@ def worker(pipe, folder):
         while True:
             what, threads, seconds = pipe.recv()
             torch.set_num_threads(threads)
+            # At least one step, however short the time.
             started, results = time.perf_counter(), []
             while not results or time.perf_counter() < started + seconds:
                 results.append(loops[what]())
@@ -154,6 +163,7 @@ def ceiling(n_cores, flops_per_token, rounds, seconds):
     cases = list(dict.fromkeys(cases))  # (on one core the last two are the first two)
     pipes = start_workers([HERE] * n_cores)
     speeds = {case: [] for case in cases}
+    # Round by round, not case by case: a machine that slows down meanwhile slows all cases.
     for i in range(rounds):
         for what, workers, threads in cases:
             print(f"round {i + 1} of {rounds}: {what}", file=sys.stderr)
@@ -162,6 +172,7 @@ def ceiling(n_cores, flops_per_token, rounds, seconds):
             speeds[what, workers, threads].append(speed)
     rows = []
     for (what, workers, threads), speed in speeds.items():
+        # The ceiling is that of as many cores: one process on each, with one thread.
         most = speeds[PRODUCTS, max(workers, threads), 1]
         tokens = float(np.median(speed))
         share = float(np.median(np.divide(speed, most)))
@@ -176,7 +187,7 @@ def against(folder, rounds, seconds):
     folder = Path(folder).resolve()
     need((folder / "train.py").is_file(), f"{folder} holds no train.py, so no copy of the project")
     ours, theirs = start_workers([HERE, folder])
-    # The first step's rate is the same for both; so are weights and windows, from one seed.
+    # Two steps each, to warm up and to compare: the second loss is that of the changed weights.
     first = [ask([pipe], LOOP, 1, 0)[1] for pipe in (ours, theirs)]
     second = [ask([pipe], LOOP, 1, 0)[1] for pipe in (ours, theirs)]
     speeds = []
@@ -197,7 +208,7 @@ def pairing(one, two, i):
 # ---------------------------------------------------------------- the command line
 
 def main():
-    parser = support.program.Parser(description="How fast a training step of the published model is")
+    parser = support.program.Parser(description="How fast a step of the published model is.")
     parser.add_argument("--against", metavar="FOLDER", help="another copy of the project")
     parser.add_argument("--json", action="store_true", help="print data for another program")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each case (default 6)")
@@ -206,18 +217,21 @@ def main():
     need(args.rounds > 0 and 0 <= args.seconds < 1e6, "--rounds and --seconds must be positive")
     if args.against:
         found = against(args.against, args.rounds, args.seconds)
-        lines = ["tokens a second here {here:,d}, there {there:,d}; here over there, median of the "
-                 "rounds: {ratio} (quartiles {lower_quartile} to {upper_quartile})".format(**found)]
         same = "the same to the last bit" if found["same_losses"] else "not the same"
-        lines.append(f"The losses of the first two steps are {same}.")
+        lines = [f"Tokens a second: here {found['here']:,d}, there {found['there']:,d}.",
+                 f"Here over there, median of the rounds: {found['ratio']} (quartiles "
+                 f"{found['lower_quartile']} to {found['upper_quartile']}).",
+                 f"The losses of the first two steps are {same}."]
     else:
         from model import ModelConfig, training_flops_per_token
         from train import cores
         flops_per_token = training_flops_per_token(ModelConfig())  # of the published model
         found = ceiling(cores(), flops_per_token, args.rounds, args.seconds)
-        lines = ["{what:16s}{workers:3d} process(es) x{threads:3d} thread(s){tokens_per_second:8,d} "
-                 "tokens/s{gflop_per_second:8.1f} GFLOP/s{share_of_ceiling:8.1%}".format(**row)
-                 for row in found]
+        lines = []
+        for row in found:
+            lines.append(f"{row['what']:16s}{row['workers']:3d} process(es) x{row['threads']:3d} "
+                         f"thread(s){row['tokens_per_second']:8,d} tokens/s"
+                         f"{row['gflop_per_second']:8.1f} GFLOP/s{row['share_of_ceiling']:8.1%}")
         lines.append("The share: of the matrix products alone on as many cores.")
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines))
 
