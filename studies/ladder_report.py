@@ -230,7 +230,7 @@ def sweep_claims(rows, published):
 # ---------------------------------------------------------------- 5. Words, epoch by epoch
 
 def word_lines(rows, points, epochs):
-    """Validation loss over the epochs, ours (mean over seeds) and published, where ours is there."""
+    """Validation loss over the epochs, ours (mean over seeds) and published, if ours is there."""
     lines = []
     for corpus, model in WORD_MODELS.items():
         runs = select(rows, part="words", model=model)
