@@ -319,7 +319,10 @@ class Answer:
     published: str  # theirs
 
 def answers(run):
-    """The four Answers of a run with 2 seeds and 4 intervals or more, in the order of reading."""
+    """The four Answers of a run with 2 seeds and 4 intervals or more, in the order of reading.
+
+    Each asks what can be asked of this design, and gives the published hypothesis its due.
+    """
     return [answer_rise(run), answer_noise(run), answer_seeds(run), answer_phase(run)]
 
 def ratio_text(x):
@@ -358,7 +361,10 @@ def held_out_test(run):
     return None if best == last else stats.pairwise_tests(test, [(last, best)])
 
 def t_test_alone(rise):
-    """In what share of studies does that t test find a rise? rise (n_studies, n) -> share"""
+    """In what share of studies does that t test find a rise? rise (n_studies, n) -> share
+
+    The same t as in held_out_test, of thousands of studies at once.
+    """
     with np.errstate(all="ignore"):  # where the end is the minimum, t is 0/0: no rise
         t = rise.mean(axis=1) / sample_sd(rise) * math.sqrt(rise.shape[1])
     p = 2 * scipy_stats.t.sf(np.abs(t), rise.shape[1] - 1)
@@ -841,7 +847,7 @@ def write_report(folder, **rules):
     run = read_run(folder, **rules)
     n, k = run.loss.shape
     need(run.config, f"{folder} is not the folder of a run: it has no config.json")
-    need(n > 1 and k > 3, f"{folder} has {n} seeds and {k} intervals; a report needs 2 and 4")
+    need(n > 1 and k > 3, f"a report needs 2 seeds and 4 intervals; {folder} has {n} and {k}")
     # Everything is computed once; then come the files, and last the page that shows them.
     drawings, found = figures(run), answers(run)
     save_tables(run, drawings)
@@ -862,7 +868,10 @@ def write_report(folder, **rules):
 # ---------------------------------------------------------------- runs side by side
 
 def characters(run):
-    """name -> number: what is compared between runs."""
+    """name -> number: what is compared between runs; nan where it is undefined.
+
+    Losses of runs with different tokenizers can be compared in bits per byte alone.
+    """
     mean, best = run.mean(), run.minimum()
     return {"lowest mean loss (nats)": mean[best],
             "the same in bits per byte": run.bits.mean(axis=0)[best],
