@@ -97,7 +97,8 @@ font-size:14px}.table{overflow-x:auto;margin:1em 0}td,th{border-bottom:1px solid
 font-variant-numeric:tabular-nums}td.n{white-space:nowrap}caption{text-align:left;color:#555}
 figure{margin:1em 0;break-inside:avoid}svg{width:100%;max-width:900px;height:auto}
 summary{cursor:pointer;margin:.5em 0}figcaption,.small{font-size:.88em;color:#555}
-.answer{border-left:4px solid #0072B2;padding-left:12px;margin-bottom:1.1em}.answer p{margin:0}.large{font-size:1.25em;font-weight:600;line-height:1.3}
+.answer{border-left:4px solid #0072B2;padding-left:12px;margin-bottom:1.1em}.answer p{margin:0}
+.large{font-size:1.25em;font-weight:600;line-height:1.3}
 h3{font-size:1em;margin:1.2em 0 .3em}h3~p{margin:.3em 0}
 @media(max-width:600px){figure{overflow-x:auto}svg{min-width:34em}}
 @media(min-width:900px),print{.columns{display:grid;grid-template-columns:3fr 2fr;gap:1.5em}
