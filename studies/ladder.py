@@ -1,21 +1,23 @@
 """The second study: what does each step of an architecture buy, and what does it cost?
 
-A further study beside the chapters; it uses stats.py and no other of them. Bhatti (2025, arXiv
-2512.20877) climbs from a linear predictor over an MLP and one attention block to small
-transformers, on the characters of Shakespeare and the words of two corpora, and finds that
-"attention-based models dominate MLPs in per-FLOP efficiency". Its public notebook tells how the
-runs were made. This file makes them again, over several seeds, and counts the cost in three ways.
+A further study beside the chapters, which it does not need. Bhatti (2025, arXiv 2512.20877) climbs
+from a linear predictor over an MLP and one attention block to small transformers, on the characters
+of Shakespeare and the words of two corpora, and finds that "attention-based models dominate MLPs in
+per-FLOP efficiency". Its public notebook tells how the runs were made. Here they are made again,
+over several seeds, and their cost is counted in three ways.
 
     python -m studies.ladder                       small version, embedded stories: three minutes
-    python -m studies.ladder --part baseline       the published four models, five seeds
-    python -m studies.ladder --part baseline sweep positions words beyond       16 core-hours
-    python -m studies.ladder --report_only         tables and figures from the rows that are there
+    python -m studies.ladder --part baseline       the four published models, five seeds: 2 hours
+    python -m studies.ladder --part baseline sweep positions words beyond       11 core-hours
+    python -m studies.ladder --report_only         tables and figures of the rows that are there
 
 What is special about this study, and differs from train.py: **one prediction a window**. A sample
-is a window of 128 characters and the one after it; the loss is that one's alone. So a transformer
-computes 128 vectors and uses one, while an MLP uses all it computes. Keep an eye on that.
+is a window of 128 characters and the one after it, and the loss is that one's alone. So a
+transformer computes 128 vectors and uses one, while an MLP uses all that it computes. Keep an eye
+on that: it decides who is ahead.
 
-Printed: a line for each finished epoch, then the tables of the page runs/ladder/report.html.
+Printed: a line for each finished epoch, then the tables that are also in runs/ladder/report.html.
+Read on in ladder_report.py (what the rows show); ladder_runs.py is what makes the runs survive.
 """
 import support.program  # first: Ctrl-C is one line from here on
 
@@ -413,6 +415,7 @@ def flops_window(rung, vocab_size, needed):
 
     needed: the last block only computes what the last position needs, which is keys and values of
     all positions, but query, output, ReLU layer and scores of one. Else: as published, all.
+    (For one query less would do, since q (W x) = (q W) x asks for no keys; nobody computes so.)
     """
     T, C, V = rung.context, N_EMBD, vocab_size
     predictions = T if rung.every else 1

@@ -293,7 +293,8 @@ def main():
     parts, rows = args.part or ["small"], Rows(args.out)
     if args.report_only:
         need(rows.rows, f"{args.out} has no rows yet; leave out --report_only to make some")
-        parts = [part for part in ["small", *PARTS] if ladder_report.select(rows.rows, part=part)]
+        small = ladder_report.select(rows.rows, part="small") == rows.rows
+        parts = ["small"] if small else PARTS
     else:
         train_missing(parts, args, rows)
     expected = {part: len(jobs_of(part, args.seeds)) for part in parts}

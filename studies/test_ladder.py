@@ -399,6 +399,18 @@ def test_studies_ladder_half_finished():
         text, status = ladder_main("--report_only", "--out", out)
         assert status == 0 and "Not complete: baseline" in text, text
 
+def test_studies_ladder_small_version():
+    """Without a part: four models, three seeds, embedded stories; it says what it left out."""
+    out = folder()
+    with patch.object(ladder_runs, "run_jobs") as run_jobs:
+        text, status = ladder_main("--out", out, "--workers", 3)
+    jobs, texts, _, workers = run_jobs.call_args.args
+    assert status == 0 and "left out: Tiny Shakespeare" in text and "0 of 12 rows" in text, text
+    assert [job.rung.model for job in jobs] == ["linear", "mlp", "attention", "transformer"] * 3
+    assert [job.seed for job in jobs[::4]] == [101, 202, 303] and workers == 3
+    assert list(texts) == ["stories"] and len(texts["stories"].train) > 1_000_000
+    assert sum(ladder.work(job.rung, 60) for job in jobs) < 2 * 180  # seconds, on two cores
+
 def test_studies_ladder_rows_never_mix():
     """Rows of other code, another text or another protocol, and damaged ones, are refused."""
     out = folder()
