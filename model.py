@@ -81,7 +81,7 @@ def rotary_table(config):
     angle = torch.outer(torch.arange(config.block_size), frequency)  # (T, D / 2)
     return torch.polar(torch.ones_like(angle), angle)  # length 1: they turn and do not stretch
 
-# EXERCISE 18: (text)
+# EXERCISE 18: from nothing: empty rotate, and refill it until `python test_all.py model` is green.
 def rotate(x, table):
     """Turn each pair (x_2i, x_2i+1) by its position's angle: (B, T, H, D) -> (B, T, H, D).
 
@@ -95,7 +95,9 @@ def rotate(x, table):
 
 # ---------------------------------------------------------------- attention
 
-# EXERCISE 15: (text)
+# EXERCISE 15: how far is this from F.scaled_dot_product_attention on random q, k, v? Then break the
+# mask on purpose, triu(2) for triu(1), call this function in Attention, and run classroom into
+# runs/peeking. What becomes of the loss, and of the stories in the report? (Then undo it.)
 def attention(q, k, v, is_causal=True):
     """Attention written out. Queries, keys and values are (B, H, T, D), and so is what returns.
 
@@ -156,8 +158,15 @@ class SwiGLU(nn.Module):
 
 # ---------------------------------------------------------------- the whole model
 
-# EXERCISE 3: (text)
-# EXERCISE 19: (text)
+# EXERCISE 3: LayerNorm and GELU at equal parameters. Three norms change, the block's two and
+# Llama's last one, to LayerNorm without bias, and SwiGLU to two matrices of width 3/2 n_hidden with
+# GELU between. Does classroom turn at the same interval? (The test of the formulas turns red.)
+# EXERCISE 19: a setting `dropout`, 0 to 0.9 and 0 by default, of StudyConfig and ModelConfig.
+# - In training this share of what attention and feed-forward add to x, drawn afresh at every step,
+#   becomes 0, and the rest is divided by 1 - dropout.
+# - At 0 not a bit changes. evaluate and generate leave nothing out; then training goes on with it.
+# - Broken off and continued, a run comes to the same end.
+# Run classroom with 0.2 into runs/dropout: does the loss still turn? (The judge asks where.)
 class Block(nn.Module):
     """Attention, then feed-forward, each added to what came in ("residual").
 
@@ -211,8 +220,15 @@ class Llama(nn.Module):
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B * T, V), (B * T)
         return logits, loss
 
-    # EXERCISE 4: (text)
-    # EXERCISE 16: (text)
+    # EXERCISE 4: for every new token this computes all keys and values again. Keep them instead:
+    # - the same text, for any temperature, generator and stop;
+    # - from p to n tokens within the window, matrix products of n tokens once (and a tenth more);
+    # - beyond block_size compute the window anew: in kept keys what was dropped lives on;
+    # - forward gives the same loss; neither the next text nor a checkpoint holds anything kept.
+    # Trap: with one query and many keys, is_causal=True shows it only the first.
+    # EXERCISE 16: an argument top_k=None: draw only among the k likeliest tokens, in the
+    # proportions that they have at this temperature, at every step. Without it, and with None, all
+    # is as before; a k larger than the vocabulary is no error.
     @torch.no_grad()  # nothing is learned here, so nothing need be kept for gradients
     def generate(self, tokens, n_new, temperature=1.0, generator=None, stop=None):
         """Write on: (1, T) ids -> (1, T + n_new) ids, or fewer if the id `stop` comes up.

@@ -37,7 +37,8 @@ def rm_anova_textbook(Y):
     Example: 54, 24, 10 and F = 27 / 2.5 = 10.8. Trap: the last subtraction. Of small residuals it
     leaves no digit, or less than 0; rm_anova takes another way to the same numbers.
     """
-    # EXERCISE 18: (text)
+    # EXERCISE 18: from nothing: empty this body, and refill it until `python test_all.py stats` is
+    # green.
     Y = np.asarray(Y, dtype=np.float64)
     n, k = Y.shape
     grand = Y.mean()
@@ -337,7 +338,8 @@ def pairwise_tests(Y, pairs=None):
     = -2 -4 -3, mean -3, sd 1, t = -5.20, p = 0.035, times 3 pairs = 0.105. D constant: t inf, p
     0; all 0: nan. Trap: among many pairs little is found: ask for few, before you see the data.
     """
-    # EXERCISE 17: (text)
+    # EXERCISE 17: by pencil: with two levels, rm_anova's F is the square of this t. The judge draws
+    # a table of three seeds and asks for t, two sums of squares and F. Why must it be so?
     Y = checked(Y)
     n, k = Y.shape
     a, b = pair_indices(pairs, k)
@@ -354,7 +356,12 @@ def pairwise_tests(Y, pairs=None):
     half_width = scipy_stats.t.ppf(0.975, n - 1) * standard_error
     t = mean / standard_error
     p = 2 * scipy_stats.t.sf(np.abs(t), n - 1)
-    # EXERCISE 8: (text)
+    # EXERCISE 8: two functions at the top level of this file.
+    # holm(p), p (m,) -> (m,), in the order given: the smallest p times m, the next times m - 1, and
+    # so on, none below the one before it, 1 at most. nan stays nan, and counts in m.
+    # sign_flip_test(D), D (n,) -> p: the share of the 2^n choices of signs for D whose |mean| is as
+    # large as D's own or larger. Equal counts as large, whatever rounding does, in any unit.
+    # How small can that p be with 6 seeds, and does it survive times 210?
     p_adjusted = np.minimum(1, p * len(a))  # pairs without a p count among those asked for
     return Pairs(a=a, b=b, mean_diff=mean, low=mean - half_width, high=mean + half_width, t=t,
                  df=np.full(len(a), n - 1), p=p, p_adjusted=p_adjusted, d_z=mean / sd)
@@ -498,7 +505,10 @@ def ar1(rng, shape, phi):
         x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi ** 2) * x[..., t]
     return x
 
-# EXERCISE 9: (text)
+# EXERCISE 9: power by simulation: let `lesson` print a line for each n from 5 to 14. Add a change
+# of 0.05 at the last level to 2,000 random tables (2000, n, 21) of sd 0.03, and hand them to
+# rejection_rates. How many seeds find it 8 times of 10, by each of its three rates? And with
+# ar1(..., 0.9) for the noise?
 def rejection_rates(Y):
     """In what share of studies Y (..., n, k) is p < ALPHA? -> [uncorrected, by gg, by hf or nan]"""
     f, gg, hf = f_and_epsilons(Y)

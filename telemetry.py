@@ -79,8 +79,16 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
         "spike_corrected": corrected,
         "spike_rate_corrected": rolling(np.mean, corrected, window, first=3),
     }
-    # EXERCISE 7: own_spike
-    # EXERCISE 12: own_stable
+    # EXERCISE 7: m["own_spike"], 1 at a spike, else 0 (or nan), by your own rule. A curve falls
+    # until interval 8; then its changes lie between h/2 and h, up or down, and h is unknown.
+    # - A spike lifts the loss of one interval by 10 h. Another may follow two intervals later.
+    # - Neither the way back nor a fall by 10 h is one. Marks before interval 20 are not judged.
+    # - A mark rests on its own seed's losses up to its interval, whatever their height and size.
+    # EXERCISE 12: m["own_stable"], 1 in a stable phase, else 0 (or nan). Curves as in exercise 7.
+    # - A phase is 20 changes in a row of at most h/20. Mark from its sixth, or sooner, to its last.
+    # - Three such changes are none, nor is a steady fall of h/2 to h, however even.
+    # - A phase begins after interval 40. Marks before interval 20 are not judged.
+    # - A mark rests on its own seed's losses up to its interval, whatever their height and size.
     m["stable"] = stable_cells(m, stable_quantile, stable_backslides)
     return m
 

@@ -26,16 +26,22 @@ FIRST_MERGE_ID = 257  # from here on every token is two others, joined
 # that leaves the last one to the word after it. A letter is a word character (\w) that is neither
 # digit nor underscore; together the alternatives take every character. At most 64 in a chunk: else
 # the time for a million letters without a space would grow with the square of their number.
-# EXERCISE 1: (text)
-# EXERCISE 10: (text)
+# EXERCISE 1: make " the" two chunks, " " and "the"; cut all else as it is. Predict: will the loss a
+# token rise, and the bits a byte? Then run classroom into runs/words, and compare it with
+# runs/classroom. Why do the two measures disagree? (The judge asks for numbers. Then undo it.)
+# EXERCISE 10: digits one by one: every digit, of any script and in a number of any length, a chunk
+# of its own, with the space before it or without; cut all else as it is. The stories hold no
+# digits: the judge learns from sums and shows what becomes of their tokens.
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
     r"|\s{1,64}(?!\S)|\s{1,64}")
 
 # ---------------------------------------------------------------- the twenty obvious lines
 
-# EXERCISE 14: (text)
-# EXERCISE 18: (text)
+# EXERCISE 14: by pencil: `python test_all.py exercise 14` draws a short text. What are the first
+# three merges? No two pairs tie there, and none crosses a chunk: a word and the space before it.
+# EXERCISE 18: from nothing: empty slow_bpe and refill it with `merge` alone (of equal counts the
+# pair of smaller ids), until `python test_all.py tokenizer` is green.
 def slow_bpe(documents, vocab_size):
     """Learn the merges in the most obvious way: count all pairs anew for every merge.
 
@@ -218,8 +224,12 @@ def read_merges(path):
          "the one that tokenizer.py has now; train it again")
     return merges
 
-# EXERCISE 2: (text)
-# EXERCISE 13: (text)
+# EXERCISE 2: in the lesson, print the tokens a story takes with 257, 300, 500, 1000 and 2000
+# entries, then the same for 200 texts as long, of 26 letters and the space drawn at random. What is
+# left to compress in those?
+# EXERCISE 13: rank by tokens per byte, before you measure: your own name, the first sentence of a
+# story, 40 random letters, a sentence in another script. Then `python tokenizer.py show
+# runs/classroom/tokenizer.json "TEXT"` shows the tokens. Who pays most?
 def lesson():
     """Show what BPE learns first, and what it makes of a text unlike the one it learned from."""
     from data.stories import first_stories
