@@ -44,7 +44,10 @@ class Job:
         return cells | {"also_at": " ".join(str(n) for n in self.rung.also_at)}
 
 def code_identity():
-    """16 letters for the code between the two KEEP lines; comments and docstrings do not count."""
+    """16 letters for the code between the two KEEP lines; comments and docstrings do not count.
+
+    The same from Python 3.11 on (3.10 writes some brackets otherwise).
+    """
     code = Path(ladder.__file__).read_text(encoding="utf-8").split("# KEEP:")[1]
     tree = ast.parse(code.partition("\n")[2])
     for node in ast.walk(tree):
