@@ -15,7 +15,7 @@ import torch
 
 from studies import ladder, ladder_report
 from studies.ladder import FEWER, PARTS, PUBLISHED, PUBLISHED_EPOCHS, SEEDS, Rung, rungs_of
-from support.files import InputError, need, read_records, sweep, write_csv, write_whole
+from support.files import InputError, code_text, need, read_records, sweep, write_csv, write_whole
 
 # ---------------------------------------------------------------- 1. Rows
 RESULTS = ["parameters", "flops_as_published", "flops_executed", "flops_needed", "best_at",
@@ -44,16 +44,14 @@ class Job:
         return cells | {"also_at": " ".join(str(n) for n in self.rung.also_at)}
 
 def code_identity():
-    """16 letters for the code between the two KEEP lines; comments and docstrings do not count.
-
-    The same from Python 3.11 on (3.10 writes some brackets otherwise).
-    """
-    code = Path(ladder.__file__).read_text(encoding="utf-8").split("# KEEP:")[1]
-    tree = ast.parse(code.partition("\n")[2])
-    for node in ast.walk(tree):
+    """16 letters for the code between the two KEEP lines; comments and docstrings do not count."""
+    source = Path(ladder.__file__).read_text(encoding="utf-8").split("# KEEP:")[1]
+    lines = source.partition("\n")[2].split("\n")
+    for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode("utf-8")).hexdigest()[:16]
+            for row in range(node.body[0].lineno, node.body[0].end_lineno + 1):
+                lines[row - 1] = ""
+    return hashlib.sha256(code_text("\n".join(lines)).encode("utf-8")).hexdigest()[:16]
 
 class Rows:
     """The two tables of a folder, each written whole: rows.csv, a line for each model and seed

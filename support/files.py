@@ -185,25 +185,29 @@ def add_document(documents, lines):
 # ---------------------------------------------------------------- which code this is
 
 def code_sha256(path):
-    """sha256 of a Python file's code: comments, blank lines and line ends do not count.
+    """sha256 of a Python file's code: comments, blank lines and line ends do not count."""
+    source = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
+    return hashlib.sha256(code_text(source).encode("utf-8")).hexdigest()
+
+def code_text(source):
+    """Python source without comments and blank lines.
 
     The same under every version of Python: tokens would not do, since from 3.12 on an f-string is
     several; where comments stand is told alike by all. (ast.unparse changes with the version too.)
     """
-    text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
-    text = text.replace("\r\n", "\n")
+    source = source.replace("\r\n", "\n")
     comment_at, open_rows = {}, set()  # row -> column of its comment; rows that end in a string
     with contextlib.suppress(SyntaxError, tokenize.TokenError):  # half edited: all of it counts
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:
                 comment_at[token.start[0]] = token.start[1]
             elif token.type not in (tokenize.NL, tokenize.NEWLINE):
                 open_rows.update(range(token.start[0], token.end[0]))
     kept = []
-    for row, line in enumerate(text.split("\n"), 1):
+    for row, line in enumerate(source.split("\n"), 1):
         line = line[: comment_at.get(row)]
         if row not in open_rows:
             line = line.rstrip()
         if line or row in open_rows:
             kept.append(line)
-    return hashlib.sha256("\n".join(kept).encode("utf-8")).hexdigest()
+    return "\n".join(kept)
