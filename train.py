@@ -332,7 +332,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
     folder = out / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     # Where this seed stands: at its beginning, or where its last checkpoint was written.
-    run = run_sha256(out)
+    run = run_sha256(out)  # which every checkpoint carries, so that none of another is used
     step, rows, window_losses = resume(folder, seed, run, model, optimizer)
     for next_measurement in config.measured_steps[len(rows) :]:  # the first is 0: untrained
         # Train until it is time to measure.
