@@ -7,7 +7,7 @@ from dataclasses import field, fields
 from support.files import need
 
 def setting(default, what, low=None, high=None, choices=None):
-    """A field of a dataclass: default, what it is, and its lowest and highest value or its choices."""
+    """A field of a dataclass: default, what it is, lowest and highest value or the choices."""
     metadata = {"what": what, "low": low, "high": high, "choices": choices}
     if isinstance(default, list):  # every object gets a list of its own
         return field(default_factory=default.copy, metadata=metadata)
