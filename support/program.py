@@ -105,6 +105,8 @@ def run(main):
         print(f"\nStopped. {stop}".rstrip(), file=sys.stderr)
         status = 130
     except (InputError, OSError, FloatingPointError) as error:
+        if getattr(error, "filename", None):  # the system's own words: [Errno 17] File exists: 'f'
+            error = f"cannot use {error.filename}: {error.strerror}; choose another place"
         print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
         status = 2
     finally:
