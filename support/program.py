@@ -18,10 +18,18 @@ def report_uncaught(kind, error, where):
     except OSError:
         pass
 
+def report_dropped(what):
+    """sys.unraisablehook: Ctrl-C that meets a callback, where Python prints it and goes on."""
+    if not issubclass(what.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(what)
+    report_uncaught(what.exc_type, None, None)
+    os._exit(130)  # (nothing is lost: files are whole or absent)
+
 HOUSE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 # (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
 OURS = os.path.realpath(sys.argv[0] or ".").startswith(HOUSE + os.sep)
 sys.excepthook = report_uncaught if OURS else sys.excepthook
+sys.unraisablehook = report_dropped if OURS else sys.unraisablehook
 
 # Only now what takes a tenth of a second to import, in which somebody may press Ctrl-C already.
 import argparse, contextlib, errno
