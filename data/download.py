@@ -71,7 +71,7 @@ def texts(corpus, folder=None):
     """A corpus as it was published, fetched if it is not there: ({part: str}, {file: facts}).
 
     The facts, for config.json: "bytes", "sha256" and "checked", False if nobody knows the right
-    sum. InputError or OSError, one sentence, if it cannot be had.
+    sum; whoever calls says so on the screen. InputError, OSError: it cannot be had, one sentence.
     """
     need(corpus in CORPORA, f"there is no corpus {corpus!r}; there are {', '.join(CORPORA)}")
     pattern, parts = CORPORA[corpus]
@@ -83,8 +83,6 @@ def texts(corpus, folder=None):
         files[name] = {"bytes": len(content),
                        "sha256": hashlib.sha256(content).hexdigest(),
                        "checked": sha256 is not None}
-        if sha256 is None:
-            print(f"{name} could not be checked: its right sha256 is not known", file=sys.stderr)
         # (What we take of TinyStories ends anywhere, perhaps inside a character.)
         found[part] = content.decode("utf-8", errors="replace")
     return found, files
@@ -289,7 +287,7 @@ def main():
     for corpus in parser.parse_args().corpus:
         _, files = texts(corpus)
         for name, facts in files.items():
-            note = "" if facts["checked"] else "  (not checked)"
+            note = "" if facts["checked"] else "  could not be checked"
             print(f"{DOWNLOADS / name}  {facts['bytes']:,} bytes  sha256 {facts['sha256']}{note}")
 
 if __name__ == "__main__":
