@@ -19,6 +19,9 @@ on that: it decides who is ahead.
 Printed: a line for each finished epoch, then the tables that are also in runs/ladder/report.html.
 Read on in ladder_report.py (what the rows show); ladder_runs.py is what makes the runs survive.
 """
+if __name__ == "__main__":  # so that `python studies/ladder.py` finds the chapters too
+    import os, sys
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program  # first: Ctrl-C is one line from here on
 
 import hashlib, math

@@ -12,7 +12,9 @@ With --stories, one seed (the first, or --seed) writes that many stories by its 
 checkpoint, at temperature 0.8, each at most one window long; the counts go to memorization.csv in
 the run's folder. Both forms draw memorization.svg there and print a table and three comparisons.
 """
-
+if __name__ == "__main__":  # so that `python studies/memorization.py` finds the chapters too
+    import os, sys
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 import zipfile
 from pathlib import Path

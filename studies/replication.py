@@ -15,7 +15,9 @@ questions, a section each:
 It prints its findings, and writes published.csv, waves.csv, parts.csv, figures/published.svg and
 figures/kinds.svg into the run's folder, or into the one that --out names.
 """
-
+if __name__ == "__main__":  # so that `python studies/replication.py` finds the chapters too
+    import os, sys
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 from pathlib import Path
 

@@ -16,7 +16,9 @@ with the published model and in one run, on this machine:
 The cases take turns, and a share is the median over the rounds of what each round says, so that
 whatever else the machine does hits all of them alike.
 """
-
+if __name__ == "__main__":  # so that `python studies/speed.py` finds the chapters too
+    import os, sys
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 import contextlib, importlib, json, multiprocessing, signal, sys, time
 from dataclasses import replace
