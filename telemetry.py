@@ -8,7 +8,7 @@ stability, four answers and a report. Nothing here trains anything, and nothing 
     python telemetry.py runs/x --volatility_window 6    with another rule (see --help)
     python telemetry.py                                 a lesson: the published study's numbers
 
-The measures, by hand, for one seed and a window of 3 changes:
+The measures, by hand, for one seed and a window of 3 changes (spikes are told for interval 4):
 
     interval               0     1     2     3     4     5     6
     validation loss        9     5     3     3     5     6     6
@@ -16,13 +16,14 @@ The measures, by hand, for one seed and a window of 3 changes:
     volatility                        1.41   2     2     1     1    sd of the last 3 changes
     backslide                    0     0     0     1     1     0    did the loss go up?
     backslide frequency          0     0     0     1     2     2    how many of the last 3 changes
-    spike, as published          0     0     0     0     0     0    at 4: 2 is below 0 + 2 * 1.63
-    spike, corrected                         0     1     0     0    at 4: 2 is above -2 + 2 * 1.63
+    spike, as published          0     0     0     0     0     0    of -2 0 2: 2 < 0 + 2 * 1.63
+    spike, corrected                         0     1     0     0    of -4 -2 0: 2 > -2 + 2 * 1.63
     stable                             0     0     0     0     0    5 and 6 are calm, but went up
 """
 import support.program  # first, so that Ctrl-C is one line from now on
 
 import inspect, math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,29 +33,24 @@ from scipy import stats as scipy_stats
 import stats
 from stats import ALPHA, VarianceRatio
 from support.figures import Line, line_chart, token_axis
-from support.files import (InputError, need, printable, read_json, read_records, write_csv,
-                           write_whole)
-from support.page import (answer_box, columns, details, figure, listing, number, p_text,
-                          paragraphs, preformatted, quote, subsection, table, write_page)
+from support.files import need, printable, read_json, read_records, write_csv, write_whole
+from support.page import (answer_box, columns, figure, listing, number, p_text, paragraphs, quote,
+                          subsection, table, write_page)
+from support.tables import cell_number
 
 # ---------------------------------------------------------------- the measures
-
 def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
            stable_quantile=0.25, stable_backslides=1):
     """Every measure of stability: val_loss (..., n, k) -> dict of arrays of the same shape.
-
     In nats, nan where a measure is not defined. The window of interval t holds the last
     `volatility_window` changes, up to d[t] = val_loss[t] - val_loss[t-1]:
 
     change                 d, from t = 1 on
     volatility             sample sd of the window, from t = 2 on
-    backslide              1 where d > 0; its magnitude is max(d, 0), its frequency their number
-                           in the window
+    backslide              1 where d > 0; magnitude: max(d, 0); frequency: how many in the window
     spike, spike_corrected 1 where d is above `spike_floor` and more than `spike_factor` sds above
                            a mean, see `spikes`; their rates are shares of the window
-    stable                 1 for a candidate of a stable phase: volatility in the lowest
-                           `stable_quantile` of all, no spike and at most `stable_backslides`
-                           backslides in the window, from t = 2 on
+    stable                 1 for a candidate of a stable phase, see `stable_cells`
     InputError: a window below 2, or a quantile beyond 0 to 1.
     """
     need(volatility_window >= 2, "volatility_window must be 2 or more: an sd takes two changes")
@@ -67,7 +63,7 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
     # Twice the same rule: with d[t] in its own threshold, as published, and without.
     spike = spikes(d, window, spike_factor, spike_floor, with_itself=True)
     corrected = spikes(d, window, spike_factor, spike_floor, with_itself=False)
-    # Counts, shares and sds over the window, at every interval.
+    # Sds, counts and shares over the window of every interval.
     m = {
         "change": d,
         "volatility": rolling(sample_sd, d, window, first=1, least=2),
@@ -79,22 +75,11 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
         "spike_corrected": corrected,
         "spike_rate_corrected": rolling(np.mean, corrected, window, first=3),
     }
-    # EXERCISE 7: m["own_spike"], 1 at a spike, else 0 (or nan), by your own rule. A curve falls
-    # until interval 8; then its changes lie between h/2 and h, up or down, and h is unknown.
-    # - A spike lifts the loss of one interval by 10 h. Another may follow two intervals later.
-    # - Neither the way back nor a fall by 10 h is one. Marks before interval 20 are not judged.
-    # - A mark rests on its own seed's losses up to its interval, whatever their height and size.
-    # EXERCISE 12: m["own_stable"], 1 in a stable phase, else 0 (or nan). Curves as in exercise 7.
-    # - A phase is 20 changes in a row of at most h/20. Mark from its sixth, or sooner, to its last.
-    # - Three such changes are none, nor is a steady fall of h/2 to h, however even.
-    # - A phase begins after interval 40. Marks before interval 20 are not judged.
-    # - A mark rests on its own seed's losses up to its interval, whatever their height and size.
     m["stable"] = stable_cells(m, stable_quantile, stable_backslides)
     return m
 
 def rolling(measure, x, window, first, least=1):
     """measure(the last `window` values of x) at every interval; x (..., k) begins at `first`.
-
     nan until there are `least` values: a sample sd needs two of them.
     """
     out = np.full(x.shape, np.nan)
@@ -107,14 +92,18 @@ def sample_sd(x, axis=-1):
     """With n - 1: the mean was taken from the same numbers."""
     return x.std(axis=axis, ddof=1)
 
+# EXERCISE 7: in derive, m["own_spike"], 1 at a spike, else 0 (or nan), by your own rule. A curve
+# falls until interval 8; then its changes lie between h/2 and h, up or down, and h is unknown.
+# - A spike lifts the loss of one interval by 10 h. Another may follow two intervals later.
+# - Neither the way back nor a fall by 10 h is one. Marks before interval 20 are not judged.
+# - A mark rests on its own seed's losses up to its interval, whatever their height and size.
 def spikes(d, window, factor, floor, with_itself):
-    """1 where a change d[t] is above `floor` and above m + factor s, else 0: d (..., k).
-
-    m and s: mean and population sd of `window` changes, the last ones with d[t] among them
-    (with_itself, as published; at t = 1 the floor decides alone), or those before it. Trap: among
-    w numbers none is further than sqrt(w-1) s from their mean, which is 2 s for w = 5: as
-    published the rule can never fire. Trap: of normal changes around a constant the corrected
-    rule calls 9 % spikes (P(t(4) > 1.63) for w = 5), and more while the window fills.
+    """1 where a change d[t] is above `floor` and above mean + factor * sd, else 0: d (..., k).
+    Mean and population sd of `window` changes: the last ones with d[t] among them (with_itself,
+    as published; at t = 1 the floor decides alone), or those before it. Trap: among w numbers
+    none is further than sqrt(w-1) sds from their mean, which is 2 for w = 5: as published the
+    rule can never fire. Trap: of normal changes around a constant the corrected rule calls 9 %
+    spikes (P(t(4) > 1.63) for w = 5), and more while the window fills.
     """
     out = np.full(d.shape, np.nan)
     # At t = 1 there is one change; a threshold from changes before it needs two of these.
@@ -124,14 +113,21 @@ def spikes(d, window, factor, floor, with_itself):
         end = t + 1 if with_itself else t
         sample = d[..., max(1, end - window) : end]
         distance = d[..., t] - sample.mean(axis=-1)
-        # One of five numbers can lie exactly 2 sd from the mean; 1e-9 keeps rounding out of it.
+        # Of five numbers one can lie exactly 2 sds from the mean. That is not more than 2 sds, and
+        # rounding must not make it so: hence 1e-9.
         far = distance > factor * sample.std(axis=-1) * (1 + 1e-9)
         out[..., t] = far & (d[..., t] > floor)
     return out
 
+# EXERCISE 12: in derive, m["own_stable"], 1 in a stable phase, else 0 (or nan). Curves as in 7.
+# - A phase is 20 changes in a row of at most h/20. Mark from its sixth, or sooner, to its last.
+# - Three such changes are none, nor is a steady fall of h/2 to h, however even.
+# - A phase begins after interval 40. Marks before interval 20 are not judged.
+# - A mark rests on its own seed's losses up to its interval, whatever their height and size.
 def stable_cells(m, quantile, backslides):
-    """The candidates of a stable phase. Trap: by its own quantile the rule can mark about a quarter
-    of all cells, and on a flat plateau every second change is a backslide, which it forbids."""
+    """1 where volatility is in the lowest `quantile` of all, with no spike and at most `backslides`
+    backslides in the window. Trap: by its own quantile the rule can mark about a quarter of all
+    cells, and on a flat plateau every second change is a backslide, which it forbids."""
     out = np.full(m["volatility"].shape, np.nan)
     if out.shape[-1] > 2:
         volatility = m["volatility"][..., 2:]
@@ -141,12 +137,10 @@ def stable_cells(m, quantile, backslides):
         out[..., 2:] = calm & (m["backslide_frequency"][..., 2:] <= backslides)
     return out
 
-# ---------------------------------------------------------------- a run, from files to matrices
-
+# ---------------------------------------------------------------- a run, as matrices
 @dataclass
 class Run:
     """What a run folder says, n seeds by k intervals. Numbers that it does not hold are nan."""
-
     folder: Path
     config: dict  # of config.json, {} without one
     seeds: list
@@ -172,64 +166,262 @@ class Run:
         """Everything that `derive` makes of the losses."""
         return derive(self.loss, **self.rules)
 
-    def window(self):
-        """How many changes stand behind each rolling measure."""
-        return self.rules.get("volatility_window", 5)
-
     def after_minimum(self):
         """(n, m): the changes from the second interval after the minimum on. The first is left
         out: it goes up because the minimum was chosen for being low."""
-        return self.measures()["change"][:, self.minimum() + 2 :]
+        return np.diff(self.loss)[:, self.minimum() + 1 :]
 
 def read_run(folder, **rules):
     """The Run of a folder, complete or still going on; `rules` are options of `derive`.
-
-    InputError says what is missing or damaged.
+    InputError says what is missing or damaged. How the files are read stands below the line.
     """
     folder = Path(folder)
-    # Rows of text become matrices; then comes what a published table does not have.
     run = run_of(metrics_rows(folder), folder, read_config(folder), rules)
     run.window_losses = read_window_losses(run)
     return run
 
-def run_of(rows, folder, config, rules):
-    """The Run that the rows of a metrics.csv make: dicts of column -> text, in any order."""
-    # Where does each row belong?
-    row_of = {}
-    for row in rows:
-        place = number_in(row, "seed", folder), number_in(row, "interval", folder)
-        check_place(place, row_of, folder)
-        row_of[place] = row
-    seeds = sorted({int(seed) for seed, _ in row_of})
-    # Of a run that goes on, only the intervals that all its seeds have reached.
-    intervals = []
-    for interval in sorted({int(interval) for _, interval in row_of}):
-        if all((seed, interval) in row_of for seed in seeds):
-            intervals.append(interval)
+# ---------------------------------------------------------------- four answers
+@dataclass
+class Answer:
+    """One question, what this run answers, and how the published study answered it."""
+    question: str
+    answer: str  # in plain words
+    evidence: str  # the numbers behind it
+    missed: str  # what this test would not have seen
+    hypothesis: str  # "H03": the published null hypothesis
+    verdict: str  # ours on it
+    published: str  # theirs
 
-    # One row a seed, one column an interval.
-    def matrix(column):
-        Y = np.full((len(seeds), len(intervals)), np.nan)
-        for i, seed in enumerate(seeds):
-            for j, interval in enumerate(intervals):
-                Y[i, j] = number_in(row_of[seed, interval], column, folder)
-        return Y
+def answers(run):
+    """The four Answers of a run with 2 seeds and 4 intervals or more, in the order of reading."""
+    return [answer_rise(run), answer_noise(run), answer_seeds(run), answer_phase(run)]
 
-    tokens, loss = matrix("tokens_seen"), matrix("val_loss")
-    check_measurements(tokens, loss, folder)
-    return Run(folder, config, seeds, intervals, tokens=tokens[0], epochs=matrix("epochs")[0],
-               loss=loss, train_loss=matrix("train_loss"), bits=matrix("bits_per_byte"),
-               published=matrix("val_loss_published"), rules=rules)
+# Did the loss rise again? The end lies above the minimum, but of noise that goes nowhere some end
+# lies above some minimum too. So there are two hurdles: the seeds must agree (a t test), and flat
+# studies with the same noise must seldom rise as far (a simulation).
 
-# ---------------------------------------------------------------- what chance does
+def rises(loss):
+    """How far does the end lie above the minimum of the mean curve? loss (..., n, k) -> (..., n)"""
+    lowest = loss.mean(axis=-2, keepdims=True).argmin(axis=-1, keepdims=True)
+    return loss[..., -1] - np.take_along_axis(loss, lowest, axis=-1)[..., 0]
 
-# To say that something happened, one has to know what happens by itself. The changes after the
-# minimum tell how large chance is, and how alike from one interval and one seed to the next.
-# Studies simulated with such changes, and nothing else, tell what a test finds by chance.
+def held_out_test(run):
+    """The paired t test of the end against the minimum, as stats.Pairs; None if the end is it.
+    On the windows on which it was chosen, a minimum is too low by luck. So it is chosen on every
+    second of 16 blocks of windows and tested on the others; without window losses, on the same.
+    """
+    choose = test = run.loss
+    if run.window_losses is not None:
+        parts = blocks(run.window_losses, 16)
+        choose, test = parts[..., ::2].mean(axis=-1), parts[..., 1::2].mean(axis=-1)
+    best, last = int(choose.mean(axis=0).argmin()), choose.shape[1] - 1
+    return None if best == last else stats.pairwise_tests(test, [(last, best)])
+
+def answer_rise(run):
+    """RQ3. The end above the minimum: by the t test, and by more than chance alone brings about.
+    Trap: the t test takes seeds as independent. Where they share their ups and downs, an end that
+    lies above the minimum by chance does so in all of them.
+    """
+    # First hurdle. Twice p (Bonferroni): the published study tested a descent and a rise.
+    t, agreed, evidence = held_out_test(run), False, "The end is the minimum."
+    if t is not None:
+        twice = float(np.minimum(1, 2 * t.p[0]))
+        agreed = t.mean_diff[0] > 0 and twice < ALPHA
+        where = "all windows" if run.window_losses is None else "windows that did not choose it"
+        evidence = (f"From the minimum, interval {run.intervals[t.b[0]]}, to the end, on {where}: "
+                    f"{t_text(t, twice)} (Bonferroni).")
+    # Second hurdle: how far do flat studies rise? A share of them can be 0, a p value cannot:
+    # hence this run counts as one of them.
+    rise = float(rises(run.loss).mean())
+    flat = rises(flat_studies(run))  # (n_studies, n)
+    by_chance = flat.mean(axis=1)
+    p = (1 + (by_chance >= rise).sum()) / (1 + len(by_chance))
+    risen = bool(agreed and p < ALPHA)
+    # In words: no rise at all, one that chance can make, or one that it seldom makes.
+    words = "No: it was lowest at the end."
+    if rise > 0:
+        words = f"Not shown: the end lies {number(rise)} nats above the minimum."
+    if risen:
+        words = f"Yes: by {number(rise)} nats after interval {run.intervals[run.minimum()]}."
+    return Answer(
+        "Did the loss rise again?", words,
+        f"{evidence} Simulated flat studies with the same noise rise as far with {p_text(p)}.",
+        f"Rises below {number(np.quantile(by_chance, 0.95), 2)} nats: 1 in 20 flat studies rises "
+        f"as far. (The t test alone finds a rise in {t_test_alone(flat):.0%} of them.)",
+        "H03", "reject" if risen else "fail to reject", "reject")
+
+# Did the noise change? What all seeds share is one series of changes; what each has of its own is
+# one series a seed. Both are cut into halves, and their sds (standard deviations) compared.
+
+@dataclass
+class Halves:
+    """The changes after the minimum, first half against last; ratios of sds, first over last."""
+    common: VarianceRatio  # of the mean over seeds: what all have in common
+    own: VarianceRatio  # of what is left, each seed's own: over seeds
+    p: float  # of both together
+
+def compare_halves(d):
+    """Halves of changes d (n, m), m >= 6 and n >= 3; each seed's line is taken off first.
+    Common part: F on (h-1, h-1), h = m // 2 (a middle change is left out). Own part: a paired t
+    test over seeds of the logs of the sds, since ratios are compared by their logs. Trap: the own
+    parts of two seeds mirror each other, so that this test would always reject.
+    """
+    # Rounded to 12 digits, so that what is nothing but rounding becomes 0.
+    d = without_line(d).round(12)
+    h = d.shape[1] // 2
+    # The common part is the mean over seeds, the rest is each seed's own.
+    shared = d.mean(axis=0)
+    own = (d - shared).round(12)
+    common = stats.variance_ratio(shared[:h], shared[-h:])
+    # (A seed whose own part is 0 is a copy; then there is nothing to compare.)
+    sds = np.stack([sample_sd(own[:, :h]), sample_sd(own[:, -h:])], axis=1)  # (n, 2)
+    each = VarianceRatio(math.nan, math.nan, math.nan, math.nan)
+    if sds.all():
+        t = stats.pairwise_tests(np.log(sds))
+        ratio, low, high = np.exp([t.mean_diff[0], t.low[0], t.high[0]])
+        each = VarianceRatio(ratio, low, high, float(t.p[0]))
+    # Two looks at one question: twice the smaller p, or the other if one is undefined.
+    p = [part.p for part in (common, each) if not math.isnan(part.p)]
+    p = len(p) * min(p, default=math.nan)
+    return Halves(common, each, float(np.minimum(p, 1)))
+
+def answer_noise(run):
+    """RQ1. After the minimum, where no descent is in the way: are the changes of one size?"""
+    d = run.after_minimum()
+    n, m = d.shape
+    words, evidence, missed = "Not tested: the loss did not turn.", "", "Everything."
+    if run.minimum() < len(run.intervals) - 1:
+        words = "Not tested: that takes 6 changes after the minimum, and 3 seeds."
+    if m >= 6 and n >= 3:
+        halves = compare_halves(d)
+        words = halves_words(halves)
+        evidence = ("How large are the changes (sd), first half over last? What all seeds share: "
+                    f"{ratio_text(halves.common)}. Each seed's own: {ratio_text(halves.own)}. "
+                    f"Together {p_text(halves.p)}. ")
+        missed = (f"Noise that doubles is found in {halves_found(run, 2):.0%} of studies like this "
+                  f"one, noise that triples in {halves_found(run, 3):.0%}.")
+    # H01 as the published study asked it: over all intervals, the descent among them.
+    tests = anovas(run)
+    asked, later = tests["volatility"], tests.get("volatility without the first change")
+    evidence += f"Over all intervals, as H01 asks, volatility has {f_text(asked, asked.p_gg)}"
+    if later:
+        evidence += f"; without the first change F = {number(later.f)}"
+    return Answer("Did the ups and downs change after the minimum?", words,
+                  f"{evidence}. That is the descent; we ask another question.", missed,
+                  "H01", "reject, as asked" if asked.p_gg < ALPHA else "fail to reject", "reject")
+
+# Did the seed matter? All seeds are measured on the same windows of text, so that windows can take
+# the place of subjects and seeds that of levels: the same rm_anova as ever, turned about.
+
+@dataclass
+class Apart:
+    """Do the seeds differ at one interval, by more than their windows explain?"""
+    interval: int
+    anova: stats.RMAnova  # blocks of windows are the subjects, seeds the levels
+    p: float  # Greenhouse-Geisser, Bonferroni
+    neighbours: float  # correlation of the residuals of neighbouring blocks
+    would_find: float  # sd between seeds that is found 8 times of 10, nats
+
+def seeds_apart(run):
+    """[Apart at the minimum, Apart at the end], one if they are one; [] without window losses."""
+    if run.window_losses is None or run.window_losses.shape[-1] < 6:
+        return []
+    n_blocks = min(32, run.window_losses.shape[-1] // 3)
+    found, places = [], sorted({run.minimum(), len(run.intervals) - 1})
+    for at in places:
+        # The subjects are blocks of windows: what is hard for one seed is hard for all.
+        Y = blocks(run.window_losses, n_blocks)[:, at].T  # (n_blocks, n seeds)
+        a = stats.rm_anova(Y)
+        # They are taken as independent. Are neighbours alike in what is hard for one seed only?
+        residual = stats.decompose(Y).residual
+        found.append(Apart(run.intervals[at], a, p=min(1.0, len(places) * a.p_gg),
+                           neighbours=over_time(residual.T),
+                           would_find=sd_found(a, n_blocks, ALPHA / len(places))))
+    return found
+
+def answer_seeds(run):
+    """RQ2. At the minimum and at the end: are the seeds different models, and how different?
+    Trap: a p value is not a distance. With many windows the smallest difference is found; the sd
+    between seeds says whether anybody would care.
+    """
+    # How far apart? That needs no test.
+    spread, evidence = stats.sd_between(run.loss), "Standard deviation (sd) between seeds"
+    for where, at in (("minimum", run.minimum()), ("end", -1)):
+        sd = interval_text(spread.sd[at], spread.low[at], spread.high[at], " nats")
+        evidence += f", at the {where} {sd}"
+    # More than windows explain?
+    verdict, start, missed = "not tested", "Not tested", "Everything: that takes window losses."
+    for each in seeds_apart(run):
+        evidence += (f". Interval {each.interval}: {f_text(each.anova, each.p)} (Greenhouse-"
+                     "Geisser, Bonferroni); neighbouring blocks of windows, taken as independent, "
+                     f"correlate {number(each.neighbours, 2)}")
+        missed = f"An sd between seeds below {number(each.would_find, 2)} nats, found in 80 %."
+        if each.p < ALPHA:
+            verdict, start = "reject", "Yes"
+        elif verdict != "reject":
+            verdict, start = "fail to reject", "Not shown"
+    words = f"{start}: about {number(spread.sd[-1], 2)} nats apart at the end."
+    return Answer("Did the seeds make different models?", words, f"{evidence}.", missed,
+                  "H02", verdict, "described only")
+
+# Was there a stable phase? The published rule has no error rate, so there is nothing to test.
+
+def answer_phase(run):
+    """RQ4. What the published rule marks, and why that cannot tell."""
+    stable = run.measures()["stable"][:, 2:]
+    words = f"Cannot tell: the published rule marks {stable.sum():.0f} of {stable.size} cells."
+    quantile = run.rules.get("stable_quantile", 0.25)
+    evidence = (f"A cell is one seed at one interval. The rule asks for a volatility among the "
+                f"lowest {quantile:.0%}: so it can mark no more cells, even if all were stable, "
+                "and a loss that falls ever more slowly always has some.")
+    missed = "A plateau: there every second change goes up, and the rule allows one in its window."
+    return Answer("Was there a stable phase?", words, evidence, missed,
+                  "H04", "no test", "fail to reject")
+
+# ---------------------------------------------------------------- what the design cannot show
+def limits(run):
+    """Six sentences, computed from the run, so that none can go out of date."""
+    n, k = run.loss.shape
+    # What all seeds share is what the seed does not decide.
+    alike = {"weights": "the order of the text", "order": "the initial weights"}
+    shared = alike.get(run.config.get("seed_decides", "weights"), "the text")
+    common = in_common(run.after_minimum())
+    # What can the published rule for spikes fire on?
+    window, factor = run.rules.get("volatility_window", 5), run.rules.get("spike_factor", 2.0)
+    reach = math.sqrt(min(window, k - 1) - 1)  # the farthest of so many numbers, in their sds
+    can = "can" if reach > factor + 1e-9 else "can never"
+    m = run.measures()
+    fired = [np.nansum(m["spike"]), np.nansum(m["spike_corrected"])]
+    return [
+        limit_epochs(run),
+        limit_precision(run),
+        f"All seeds share {shared}. After the minimum the changes of two seeds correlate "
+        f"{number(common, 2)} on average; what they share is not the seed's doing.",
+        f"The published spike rule {can} fire after interval 1: it asks for more than {factor:g} "
+        f"sds, and among {window} values none is further than {reach:.2f} from their mean. It "
+        f"marks {fired[0]:.0f} changes; with each left out of its own threshold, {fired[1]:.0f}.",
+        f"The residuals of {n} seeds span {min(n, k) - 1} of the {k - 1} directions in which {k} "
+        f"intervals can differ: epsilon is {min(1, (n - 1) / (k - 1)):.3f} at most, whatever the "
+        "truth, and Mauchly's test of sphericity takes as many seeds as intervals.",
+        "Never varied: the training text, the tokenizer, the validation windows, the machine.",
+    ]
+
+# ================================================================
+# Stop reading here the first time. Below: the tools of the answers, simulations, odd folders, the
+# report, comparisons, the command line.
+
+# ---------------------------------------------------------------- tools of the answers
+def blocks(window_losses, n_blocks):
+    """Means over neighbouring windows: (n, k, n_windows) -> (n, k, n_blocks).
+    Windows resemble their neighbours, so that blocks are more nearly independent than windows.
+    """
+    n, k, n_windows = window_losses.shape
+    n_blocks = min(n_blocks, n_windows)
+    size = n_windows // n_blocks
+    return window_losses[..., : size * n_blocks].reshape(n, k, n_blocks, size).mean(axis=-1)
 
 def without_line(d):
     """Each row of d (..., m) less its own least-squares line.
-
     Changes with a slope are no noise: a loss that turns, or that falls ever more slowly, has them.
     """
     # Times about their mean: then the slope needs no intercept.
@@ -246,9 +438,80 @@ def in_common(d):
     # The matrix of correlations holds n of the rows with themselves, which are 1.
     return float((np.corrcoef(d).sum() - n) / (n * (n - 1)))
 
+def halves_words(halves):
+    """What two halves say, in plain words: the part with the smaller p decides."""
+    if not halves.p < ALPHA:
+        return f"No change shown ({p_text(halves.p)})."
+    part, whose = halves.common, "what all seeds share"
+    if not halves.common.p <= halves.own.p:
+        part, whose = halves.own, "what each seed has of its own"
+    verb = "grew" if part.ratio < 1 else "fell"
+    return f"Yes: {whose} {verb} to {number(1 / part.ratio, 2)} times its size."
+
+def limit_epochs(run):
+    """How often was the text read, and what does the training loss say?"""
+    train, best = run.train_loss.mean(axis=0), run.minimum()
+    text = (f"The training text was read {number(run.epochs[-1])} times; the validation loss was "
+            f"lowest after {number(run.epochs[best])}. Training loss was {number(train[1])} at "
+            f"first, {number(train[best])} there and {number(train[-1])} at the end")
+    if 0 < best < len(train) - 1 and train[-1] < train[best]:
+        text += ": what is learned after the minimum is the training text itself"
+    return f"{text}."
+
+def limit_precision(run):
+    """How well is a validation loss known? Over blocks, since windows resemble neighbours."""
+    if run.window_losses is None:
+        return "How well each validation loss is known takes the losses of its windows."
+    parts = blocks(run.window_losses, 32)  # (n, k, 32)
+    # The standard error of a mean of blocks, and of a change of it on the same blocks.
+    error = sample_sd(parts) / math.sqrt(parts.shape[-1])
+    of_change = sample_sd(np.diff(parts, axis=1)) / math.sqrt(parts.shape[-1])
+    return (f"Over {parts.shape[-1]} blocks of validation windows the standard error of a loss is "
+            f"{number(np.median(error), 2)} nats, of a change {number(np.median(of_change), 2)}: "
+            "other windows would give other numbers.")
+
+def interval_text(x, low, high, unit=""):
+    """A number with its 95 % interval."""
+    return f"{number(x)}{unit} (95 %: {number(low)} to {number(high)})"
+
+def ratio_text(x):
+    """A VarianceRatio in words."""
+    return f"{interval_text(x.ratio, x.low, x.high)}, {p_text(x.p)}"
+
+def t_text(t, p):
+    """The first of some paired t tests, with a p that may be adjusted."""
+    difference = interval_text(t.mean_diff[0], t.low[0], t.high[0], " nats")
+    return f"{difference}, t({t.df[0]}) = {number(t.t[0])}, {p_text(p)}"
+
+def f_text(anova, p):
+    """F with its degrees of freedom and a p: the corrected one, since it is the one to read."""
+    return f"F({anova.df_effect}, {anova.df_error}) = {number(anova.f)}, {p_text(p)}"
+
+# ---------------------------------------------------------------- studies that go nowhere
+# To say that something happened, one has to know what happens by itself. The changes after the
+# minimum tell how large chance is, and how alike from one interval and one seed to the next.
+# Studies simulated with such changes, and nothing else, tell what a test finds by chance.
+
+@dataclass
+class Noise:
+    size: float  # sd of a change, nats
+    shared: float  # mean correlation of the changes of two seeds
+    phi: float  # correlation of a change with the one before
+
+def noise_of(run):
+    """The Noise of a run: of its changes after the minimum or, of a loss that does not turn, of
+    its last half."""
+    d = run.after_minimum()
+    if d.shape[1] < 3:
+        d = np.diff(run.loss)[:, len(run.intervals) // 2 :]
+    d = without_line(d)
+    n, m = d.shape
+    # A line has two constants, which leave m - 2 of m changes free.
+    size = math.sqrt((d**2).sum() / (n * max(m - 2, 1)))
+    return Noise(size, in_common(d), over_time(d, lines=True))
+
 def over_time(d, lines=False):
     """The phi of AR(1): how the rows of d (n, m) correlate with themselves one interval later.
-
     m-1 products stand over m squares, hence m / (m-1). A line taken off each row (lines=True)
     makes the ratio too small by (2 + 4 phi) / m, which is given back. Trap: so does a mean taken
     off, by (1 + 3 phi) / m, which is not.
@@ -271,181 +534,23 @@ def flat_curves(rng, shape, size, shared, phi):
     d = size * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
     return d.cumsum(axis=-1)
 
-@dataclass
-class Noise:
-    size: float  # sd of a change, nats
-    shared: float  # mean correlation of the changes of two seeds
-    phi: float  # correlation of a change with the one before
-    where: str  # which changes
-
-def noise_of(run):
-    """The Noise of a run: of its changes after the minimum or, of a loss that does not turn, of
-    its last half."""
-    d, where = run.after_minimum(), "after the minimum"
-    if d.shape[1] < 3:
-        half = 1 + len(run.intervals) // 2
-        d, where = run.measures()["change"][:, half:], "in the last half"
-    d = without_line(d)
-    n, m = d.shape
-    # A line has two constants, which leave m - 2 of m changes free.
-    size = math.sqrt((d**2).sum() / (n * max(m - 2, 1)))
-    return Noise(size, in_common(d), over_time(d, lines=True), where)
-
 def flat_studies(run, n_studies=2000):
     """flat_curves with the noise of this run, as many seeds and intervals: (n_studies, n, k)."""
     noise, (n, k) = noise_of(run), run.loss.shape
     # A negative correlation of all with all cannot be simulated so, and is chance anyway.
-    shared = 0.0
-    if noise.shared > 0:  # (nor nan)
-        shared = min(noise.shared, 0.99)
-    n_studies = int(np.clip(1e6 // (n * k), 100, n_studies))  # fewer of large tables
+    shared = float(np.clip(np.nan_to_num(noise.shared), 0, 0.99))
     rng = np.random.default_rng(1)
     return flat_curves(rng, (n_studies, n, k), noise.size, shared, noise.phi)
 
-def blocks(window_losses, n_blocks):
-    """Means over neighbouring windows: (n, k, n_windows) -> (n, k, n_blocks).
-
-    Windows resemble their neighbours, so that blocks are more nearly independent than windows.
-    """
-    n, k, n_windows = window_losses.shape
-    n_blocks = min(n_blocks, n_windows)
-    size = n_windows // n_blocks
-    return window_losses[..., : size * n_blocks].reshape(n, k, n_blocks, size).mean(axis=-1)
-
-# ---------------------------------------------------------------- four answers
-
-@dataclass
-class Answer:
-    """One question, what this run answers, and how the published study answered it."""
-
-    question: str
-    answer: str  # in plain words
-    evidence: str  # the numbers behind it
-    missed: str  # what this test would not have seen
-    hypothesis: str  # "H03": the published null hypothesis
-    verdict: str  # ours on it
-    published: str  # theirs
-
-def answers(run):
-    """The four Answers of a run with 2 seeds and 4 intervals or more, in the order of reading.
-
-    Each asks what can be asked of this design, and gives the published hypothesis its due.
-    """
-    return [answer_rise(run), answer_noise(run), answer_seeds(run), answer_phase(run)]
-
-def ratio_text(x):
-    """A ratio of sds, its 95 % interval and p."""
-    return f"{number(x.ratio)} (95 %: {number(x.low)} to {number(x.high)}), {p_text(x.p)}"
-
-def t_text(t, p):
-    """The first of some paired t tests, with its 95 % interval."""
-    return (f"{number(t.mean_diff[0])} nats (95 %: {number(t.low[0])} to {number(t.high[0])}), "
-            f"t({t.df[0]}) = {number(t.t[0])}, {p_text(p[0])}")
-
-def f_text(anova, p):
-    """F with its degrees of freedom and a p: the corrected one, since it is the one to read."""
-    return f"F({anova.df_effect}, {anova.df_error}) = {number(anova.f)}, {p_text(p)}"
-
-# Did the loss rise again? The end lies above the minimum, but of noise that goes nowhere some end
-# lies above some minimum too. So there are two hurdles: the seeds must agree (a t test), and flat
-# studies with the same noise must seldom rise as far (a simulation).
-
-def rises(loss):
-    """How far does the end lie above the minimum of the mean curve? loss (..., n, k) -> (..., n)"""
-    lowest = loss.mean(axis=-2, keepdims=True).argmin(axis=-1, keepdims=True)
-    return loss[..., -1] - np.take_along_axis(loss, lowest, axis=-1)[..., 0]
-
-def held_out_test(run):
-    """The paired t test of the end against the minimum, as stats.Pairs; None if the end is it.
-
-    On the windows on which it was chosen, a minimum is too low by luck. So it is chosen on every
-    second of 16 blocks of windows and tested on the others; without window losses, on the same.
-    """
-    choose = test = run.loss
-    if run.window_losses is not None:
-        parts = blocks(run.window_losses, 16)
-        choose, test = parts[..., ::2].mean(axis=-1), parts[..., 1::2].mean(axis=-1)
-    best, last = int(choose.mean(axis=0).argmin()), choose.shape[1] - 1
-    return None if best == last else stats.pairwise_tests(test, [(last, best)])
-
+# ---------------------------------------------------------------- what a test would have missed
 def t_test_alone(rise):
-    """In what share of studies does that t test find a rise? rise (n_studies, n) -> share
-
-    The same t as in held_out_test, of thousands of studies at once.
+    """In what share of studies does held_out_test find a rise? rise (n_studies, n) -> share
+    The same t, of thousands of studies at once.
     """
     with np.errstate(all="ignore"):  # where the end is the minimum, t is 0/0: no rise
         t = rise.mean(axis=1) / sample_sd(rise) * math.sqrt(rise.shape[1])
     p = 2 * scipy_stats.t.sf(np.abs(t), rise.shape[1] - 1)
     return float((2 * p < ALPHA).mean())
-
-def answer_rise(run):
-    """RQ3. The end above the minimum: by the t test, and by more than chance alone brings about.
-
-    Trap: the t test takes seeds as independent. Where they share their ups and downs, an end that
-    lies above the minimum by chance does so in all of them.
-    """
-    rise = float(rises(run.loss).mean())
-    # By chance: how far do flat studies rise? A share of them can be 0, a p value cannot: hence
-    # this run counts as one of them.
-    flat = rises(flat_studies(run))  # (n_studies, n)
-    by_chance = flat.mean(axis=1)
-    p = (1 + (by_chance >= rise).sum()) / (1 + len(by_chance))
-    t, risen, evidence = held_out_test(run), False, "The end is the minimum. "
-    if t is not None:
-        # Twice p (Bonferroni): the published study tested a descent and a rise.
-        twice = np.minimum(1, 2 * t.p)
-        risen = bool(t.mean_diff[0] > 0 and max(twice[0], p) < ALPHA)
-        half = "all" if run.window_losses is None else "the other half of the"
-        evidence = (f"Interval {run.intervals[t.a[0]]} minus {run.intervals[t.b[0]]}, the minimum, "
-                    f"on {half} windows: {t_text(t, twice)} (Bonferroni). ")
-    # In words: no rise at all, one that chance can make, or one that it seldom makes.
-    words = "No: it was lowest at the end."
-    if rise > 0:
-        words = f"Not shown: the end lies {number(rise)} nats above the minimum."
-    if risen:
-        words = f"Yes: by {number(rise)} nats after interval {run.intervals[run.minimum()]}."
-    return Answer(
-        "Did the loss rise again?", words,
-        f"{evidence}Flat studies with the noise of this one rise as far with {p_text(p)}.",
-        f"Rises below {number(np.quantile(by_chance, 0.95))} nats: 1 in 20 flat studies rises as "
-        f"far. (The t test alone finds a rise in {t_test_alone(flat):.0%} of them.)",
-        "H03", "reject" if risen else "fail to reject", "reject")
-
-# Did the noise change? What all seeds share is one series of changes; what each has of its own is
-# one series a seed. Both are cut into halves, and their sds compared.
-
-@dataclass
-class Halves:
-    """The changes after the minimum, first half against last; ratios of sds, first over last."""
-
-    common: VarianceRatio  # of the mean over seeds: what all have in common
-    own: VarianceRatio  # of what is left, each seed's own: over seeds
-    p: float  # of both together
-
-def compare_halves(d):
-    """Halves of changes d (n, m), m >= 6 and n >= 3; each seed's line is taken off first.
-
-    Common part: F on (h-1, h-1), h = m // 2 (a middle change is left out). Own part: a paired t
-    test over seeds of the logs of the sds, since ratios are compared by their logs.
-    """
-    # Rounded to 12 digits, so that what is nothing but rounding becomes 0.
-    d = without_line(d).round(12)
-    h = d.shape[1] // 2
-    # The common part is the mean over seeds, the rest is each seed's own.
-    shared = d.mean(axis=0)
-    own = (d - shared).round(12)
-    common = stats.variance_ratio(shared[:h], shared[-h:])
-    # (A seed whose own part is 0 is a copy; then there is nothing to compare.)
-    sds = np.stack([sample_sd(own[:, :h]), sample_sd(own[:, -h:])], axis=1)  # (n, 2)
-    each = VarianceRatio(math.nan, math.nan, math.nan, math.nan)
-    if sds.all():
-        t = stats.pairwise_tests(np.log(sds))
-        ratio, low, high = np.exp([t.mean_diff[0], t.low[0], t.high[0]])
-        each = VarianceRatio(ratio, low, high, float(t.p[0]))
-    # Two looks at one question: twice the smaller p, or the other if one is undefined.
-    p = [part.p for part in (common, each) if not math.isnan(part.p)]
-    p = len(p) * min(p, default=math.nan)
-    return Halves(common, each, float(np.minimum(p, 1)))
 
 def halves_found(run, factor, n_studies=300):
     """In what share of studies like this one does compare_halves find noise that grows `factor`
@@ -457,219 +562,58 @@ def halves_found(run, factor, n_studies=300):
     found = [compare_halves(study).p < ALPHA for study in d]
     return float(np.mean(found))
 
-def halves_words(halves):
-    """What two halves say, in plain words: the part with the smaller p decides."""
-    if not halves.p < ALPHA:
-        return f"No change shown ({p_text(halves.p)})."
-    part, whose = halves.common, "those that all seeds share"
-    if not halves.common.p <= halves.own.p:
-        part, whose = halves.own, "those of each seed alone"
-    verb = "grew" if part.ratio < 1 else "fell"
-    return f"Yes: {whose} {verb} to {number(1 / part.ratio)} times their size."
-
-def answer_noise(run):
-    """RQ1. After the minimum, where no descent is in the way: are the changes of one size?"""
-    d = run.after_minimum()
-    n, m = d.shape
-    words, missed = "Not tested: the loss did not turn.", "Everything."
-    evidence = f"{m} changes of {n} seeds lie after the minimum; it takes 6 of 3."
-    if m > 0:
-        words = "Not tested: the loss turned too late."
-    # (The own parts of two seeds mirror each other: their ratios are the same by construction.)
-    if m > 5:
-        words = "Not tested: too few seeds."
-    if m > 5 and n > 2:
-        halves = compare_halves(d)
-        words = halves_words(halves)
-        evidence = (f"Standard deviation, first half over last: what all seeds share "
-                    f"{ratio_text(halves.common)}; each seed's own {ratio_text(halves.own)}; "
-                    f"together {p_text(halves.p)}.")
-        missed = (f"Noise that doubles is found in {halves_found(run, 2):.0%} of studies like this "
-                  f"one, noise that triples in {halves_found(run, 3):.0%}.")
-    # H01 as the published study asked it: over all intervals; beside it, once the first change,
-    # which is nearly all of the descent, has left the window.
-    volatility = run.measures()["volatility"]
-    asked, later = stats.rm_anova(volatility[:, 2:]), volatility[:, run.window() + 1 :]
-    evidence += f" Over all intervals, as H01 asks, volatility has {f_text(asked, asked.p_gg)}"
-    if later.shape[1] > 1:
-        without = stats.rm_anova(later).f
-        evidence += f"; without the first change in its window F = {number(without)}"
-    return Answer("Did the ups and downs change after the minimum?", words,
-                  f"{evidence}. That is the descent; we ask another question.", missed,
-                  "H01", "reject, as asked" if asked.p_gg < ALPHA else "fail to reject", "reject")
-
-# Did the seed matter? All seeds are measured on the same windows, so that windows can take the
-# place of subjects and seeds that of levels: the same rm_anova as ever, turned about.
-
-@dataclass
-class Apart:
-    """Do the seeds differ at one interval, by more than their windows explain?"""
-
-    interval: int
-    anova: stats.RMAnova  # blocks of windows are the subjects, seeds the levels
-    p: float  # Greenhouse-Geisser, Bonferroni
-    neighbours: float  # correlation of the residuals of neighbouring blocks
-    would_find: float  # sd between seeds that is found 8 times of 10, nats
-
-def seeds_apart(run):
-    """[Apart at the minimum, Apart at the end], one if they are one; [] without window losses."""
-    n_windows = 0 if run.window_losses is None else run.window_losses.shape[-1]
-    n_blocks = min(32, n_windows // 3)
-    if n_blocks < 2:
-        return []
-    found, places = [], sorted({run.minimum(), len(run.intervals) - 1})
-    for at in places:
-        # The subjects are blocks of windows: what is hard for one seed is hard for all.
-        Y = blocks(run.window_losses, n_blocks)[:, at].T  # (n_blocks, n seeds)
-        a = stats.rm_anova(Y)
-        # F is (1 + n_blocks sd^2 / MS_error) times an F without effect. It is significant 8 times
-        # of 10 if its 20 % quantile is just so: solved for the sd.
-        e = a.epsilon_gg
-        needed = scipy_stats.f.isf(ALPHA / len(places), e * a.df_effect, e * a.df_error)
-        quantile = scipy_stats.f.ppf(0.2, a.df_effect, a.df_error)
-        variance = (needed / quantile - 1) * a.ss_error / a.df_error / n_blocks
-        # Are neighbouring blocks alike in what is hard for one seed only?
-        residual = Y - Y.mean(axis=0) - Y.mean(axis=1, keepdims=True) + Y.mean()
-        found.append(Apart(run.intervals[at], a, min(1.0, len(places) * a.p_gg),
-                           over_time(residual.T), math.sqrt(variance)))
-    return found
-
-def answer_seeds(run):
-    """RQ2. At the minimum and at the end: are the seeds different models, and how different?
-
-    Trap: a p value is not a distance. With many windows the smallest difference is found; the sd
-    between seeds says whether anybody would care.
+def sd_found(anova, n_blocks, alpha):
+    """The sd between seeds, in nats, that the anova of seeds_apart finds 8 times of 10.
+    F is (1 + n_blocks sd^2 / MS_error) times an F without effect. It is significant 8 times of 10
+    if its 20 % quantile is just so: solved for the sd.
     """
-    spread, evidence = stats.sd_between(run.loss), ""
-    for where, at in (("minimum", run.minimum()), ("end", -1)):
-        evidence += (f"At the {where} the sd between seeds is {number(spread.sd[at])} nats (95 %: "
-                     f"{number(spread.low[at])} to {number(spread.high[at])}). ")
-    verdict, start, missed = "not tested", "Not tested", "Everything: that takes window losses."
-    for each in seeds_apart(run):
-        evidence += (f"Interval {each.interval}: {f_text(each.anova, each.p)} (Greenhouse-Geisser, "
-                     "Bonferroni); neighbouring blocks, taken as independent, correlate "
-                     f"{number(each.neighbours, 2)}. ")
-        missed = f"An sd between seeds below {number(each.would_find, 2)} nats, found in 80 %."
-        if each.p < ALPHA:
-            verdict, start = "reject", "Yes"
-        elif verdict != "reject":
-            verdict, start = "fail to reject", "Not shown"
-    words = f"{start}: they end {number(spread.sd[-1])} nats apart (sd)."
-    return Answer("Did the seeds make different models?", words, evidence.strip(), missed, "H02",
-                  verdict, "described only")
-
-# Was there a stable phase? The published rule has no error rate, so there is nothing to test.
-
-def most_stable(run):
-    """How many cells the rule for stable phases can mark: those in its quantile of volatility."""
-    volatility = run.measures()["volatility"][:, 2:]
-    quantile = run.rules.get("stable_quantile", 0.25)
-    return int((volatility <= np.quantile(volatility, quantile)).sum())
-
-def answer_phase(run):
-    """RQ4. What the published rule marks, and why that cannot tell."""
-    stable = run.measures()["stable"][:, 2:]
-    words = f"The published rule cannot tell; it marks {stable.sum():.0f} of {stable.size} cells."
-    evidence = (f"By its own quantile it can mark {most_stable(run)} at most, and as many are calm "
-                "in any run. A loss that falls ever more slowly always has such cells.")
-    missed = ("A plateau: on a flat line with noise every second change goes up, and the rule "
-              "allows one in its window.")
-    return Answer("Was there a stable phase?", words, evidence, missed, "H04", "no test",
-                  "fail to reject")
-
-# ---------------------------------------------------------------- what the design cannot show
-
-def limits(run):
-    """Six sentences, computed from the run, so that none can go out of date."""
-    n, k = run.loss.shape
-    # What do the seeds share, and why? And what did nothing vary, so that no interval holds it?
-    decides = run.config.get("seed_decides", "weights")
-    shared, fixed = "the text", ""
-    if decides == "weights":
-        shared, fixed = "the order of the text", "the order of the windows, "
-    if decides == "order":
-        shared, fixed = "the initial weights", "the initial weights, "
-    common = in_common(run.after_minimum())
-    # What can the published rules fire on?
-    window, factor = min(run.window(), k - 1), run.rules.get("spike_factor", 2.0)
-    reach = math.sqrt(window - 1)  # the largest distance from a mean of numbers, in their sds
-    can = "can" if reach > factor + 1e-9 else "can never"
-    exists = "exists" if n >= k else "does not exist"
-    return [
-        limit_epochs(run),
-        limit_precision(run),
-        f"All seeds share {shared}. After the minimum the changes of two seeds correlate "
-        f"{number(common, 2)} on average; what they share is not the seed's doing.",
-        f"The published spike rule {can} fire after interval 1: it asks for more than {factor:g} "
-        f"standard deviations, and among {window} values none is further than {reach:.2f} of them "
-        f"from their mean. Its rule for stable phases can mark {most_stable(run)} of {n * (k - 2)} "
-        "cells at most.",
-        f"The residuals of {n} seeds span {min(n, k) - 1} of the {k - 1} directions in which {k} "
-        f"intervals can differ: epsilon is {min(1, (n - 1) / (k - 1)):.3f} at most, whatever the "
-        f"truth, and Mauchly's test of sphericity {exists}.",
-        f"Never varied: {fixed}the training text, the tokenizer, the validation windows, the "
-        "machine.",
-    ]
-
-def limit_epochs(run):
-    """How often was the text read, and what does the training loss say?"""
-    train, best = run.train_loss.mean(axis=0), run.minimum()
-    text = (f"The training text was read {number(run.epochs[-1])} times; the validation loss was "
-            f"lowest after {number(run.epochs[best])}. Training loss was {number(train[1])} at "
-            f"first, {number(train[best])} there and {number(train[-1])} at the end")
-    if 0 < best < len(train) - 1 and train[-1] < train[best]:
-        text += ": what is learned after the minimum is the training text itself"
-    return f"{text}."
-
-def limit_precision(run):
-    """How well is a validation loss known? Over blocks, since windows resemble neighbours."""
-    if run.window_losses is None:
-        return "How well each validation loss is known takes the losses of its windows."
-    parts, d = blocks(run.window_losses, 32), np.diff(run.loss)  # (n, k, 32), (n, k-1)
-    # The standard error of a mean of blocks, and of a change of it on the same blocks.
-    error = sample_sd(parts) / math.sqrt(parts.shape[-1])
-    of_change = sample_sd(np.diff(parts, axis=1)) / math.sqrt(parts.shape[-1])
-    small = (d > 0) & (d < 2 * of_change)
-    return (f"Over {parts.shape[-1]} blocks of validation windows the standard error of a loss is "
-            f"{number(np.median(error), 2)} nats, of a change {number(np.median(of_change), 2)}; "
-            f"{small.sum()} of {(d > 0).sum()} backslides are smaller than two of these.")
-
-# ================================================================
-# Stop reading here the first time. Below: odd folders, the report, comparisons, the command line.
+    e = anova.epsilon_gg
+    needed = scipy_stats.f.isf(alpha, e * anova.df_effect, e * anova.df_error)
+    quantile = scipy_stats.f.ppf(0.2, anova.df_effect, anova.df_error)
+    ms_error = anova.ss_error / anova.df_error
+    return math.sqrt((needed / quantile - 1) * ms_error / n_blocks)
 
 # ---------------------------------------------------------------- what a run folder can hold
-
 def metrics_rows(folder):
     """The rows of metrics.csv, or of a run that goes on those of its seeds."""
     paths = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
     need(paths, f"{folder} has no metrics.csv, its own or of a seed; give the folder of a run")
     return [row for path in paths for row in read_records(path)]
 
-def need_metrics(condition, folder, what):
-    """InputError about a metrics.csv that cannot be, unless the condition holds."""
-    need(condition, f"a metrics.csv in {folder} is damaged: {what}; the command that made the run "
-         "writes it again")
+def run_of(rows, folder, config, rules):
+    """The Run that the rows of a metrics.csv make: dicts of column -> text, in any order."""
+    damaged = f"a metrics.csv in {folder} is damaged"
+    # Where does each row belong?
+    row_of = {}
+    for row in rows:
+        # (cell_number makes an int of what is whole.)
+        place = tuple(cell_number(row.get(name, ""), damaged) for name in ("seed", "interval"))
+        need(place not in row_of and all(isinstance(x, int) for x in place),
+             f"{damaged}: seed and interval {place} come twice, or are no whole numbers")
+        row_of[place] = row
+    seeds = sorted({seed for seed, _ in row_of})
+    # Of a run that goes on, only the intervals that all its seeds have reached.
+    reached = Counter(interval for _, interval in row_of)
+    intervals = sorted(t for t in reached if reached[t] == len(seeds))
+    need(len(intervals) > 1, f"{damaged}: its seeds share fewer than 2 intervals")
 
-def check_place(place, row_of, folder):
-    """InputError if (seed, interval) cannot be, or is there already."""
-    need_metrics(sum(place).is_integer(), folder, "a seed or interval is no whole number")
-    need_metrics(place not in row_of, folder, f"seed and interval {place} come twice")
+    # One row a seed, one column an interval.
+    def matrix(column):
+        Y = np.full((len(seeds), len(intervals)), np.nan)
+        for i, seed in enumerate(seeds):
+            for j, interval in enumerate(intervals):
+                cell = row_of[seed, interval].get(column, "")
+                Y[i, j] = cell_number(cell, f"{damaged}, column {column}")
+        return Y
 
-def number_in(row, column, folder):
-    """The number in a cell; nan if the cell is empty or there is no such column."""
-    cell = row.get(column) or "nan"
-    try:
-        return float(cell)
-    except ValueError:
-        need_metrics(False, folder, f"{column} is {cell[:40]!r}")
-
-def check_measurements(tokens, loss, folder):
-    """InputError if tokens and loss, (n, k) both, cannot be one run's."""
-    # (nan is neither equal to itself nor smaller than anything.)
-    need_metrics(loss.shape[1] > 1, folder, "its seeds share fewer than 2 intervals")
-    grow = (np.diff(tokens) > 0).all() and (tokens == tokens[0]).all() and tokens.max() < 1e60
-    need_metrics(grow, folder, "tokens_seen must grow, for all seeds alike")
-    need_metrics((np.abs(loss) < 1e60).all(), folder, "val_loss is not finite")
+    tokens, loss = matrix("tokens_seen"), matrix("val_loss")
+    # (nan is neither equal to itself nor larger than anything.)
+    need((np.diff(tokens) > 0).all() and (tokens == tokens[0]).all(),
+         f"{damaged}: tokens_seen must grow, for all seeds alike")
+    need(np.isfinite(loss).all(), f"{damaged}: a val_loss is missing")
+    return Run(folder, config, seeds, intervals, tokens=tokens[0], epochs=matrix("epochs")[0],
+               loss=loss, train_loss=matrix("train_loss"), bits=matrix("bits_per_byte"),
+               published=matrix("val_loss_published"), rules=rules)
 
 def read_window_losses(run):
     """(n, k, n_windows) of the seeds' val_windows.npy, None if one has none."""
@@ -683,8 +627,7 @@ def read_window_losses(run):
         right = np.allclose(losses.mean(axis=-1), run.loss, rtol=1e-5)
     except Exception:  # bytes that come from anywhere can raise almost anything
         right = False
-    need(right, f"val_windows.npy in {run.folder} are damaged, or not of this metrics.csv; the "
-         "command that made the run writes them again")
+    need(right, f"val_windows.npy in {run.folder} are damaged, or not of this metrics.csv")
     return losses
 
 def read_config(folder):
@@ -707,7 +650,6 @@ def left_out(run):
     return notes
 
 # ---------------------------------------------------------------- figures and tables
-
 def seed_lines(run, Y, unit):
     """Lines for a chart: Y (n, k) of each seed, thin if they are many, and their mean."""
     style = "grey" if len(Y) > 8 else "plain"
@@ -717,47 +659,38 @@ def seed_lines(run, Y, unit):
 def figures(run):
     """name -> (SVG, caption) of every figure of the report."""
     unit, x_label = token_axis(run.tokens[-1])
-    x, best, mean, m = run.tokens / unit, run.minimum(), run.mean(), run.measures()
+    x, best, mean = run.tokens / unit, run.minimum(), run.mean()
     # Epochs stand below the tokens, and points tell their numbers.
     more = {"points": True, "second": ("epochs", run.epochs[-1] / x[-1])}
     both = [Line("training", x, run.train_loss.mean(axis=0)), Line("validation", x, mean, "bold")]
     mark = x[best], mean[best], f"lowest: {mean[best]:.3f}"
-    drawn = {"train_and_validation": (
-        line_chart(both, x_label, "loss (nats)", mark=mark, **more),
-        "Means over seeds. Where only training loss falls, the text is learned by heart.")}
-    for name, Y, label, log, caption in (
-            ("loss_by_seed", run.loss, "validation loss (nats)", False,
-             "Validation loss of each seed."),
-            ("volatility", m["volatility"], "volatility (nats)", True,
-             "While the first drop of the loss is in its window, it is all that one sees."),
-            ("backslides", m["backslide_frequency"], "backslides", False,
-             "How many of the last changes went up.")):
-        lines = seed_lines(run, Y, unit)
-        drawn[name] = line_chart(lines, x_label, label, log_y=log, **more), caption
-    return drawn
-
-def outcomes(run):
-    """column -> k numbers: what each interval brought, means over seeds."""
-    spread, m = stats.sd_between(run.loss), run.measures()
-    found = {"interval": run.intervals, "tokens": run.tokens.astype(int).tolist(),
-             "epochs": run.epochs, "train loss": run.train_loss.mean(axis=0),
-             "val loss": run.mean(), "sd": spread.sd, "sd from": spread.low, "sd to": spread.high}
-    for name in ("volatility", "backslide_frequency", "spike_rate", "spike_rate_corrected",
-                 "stable"):
-        found[name.replace("_", " ")] = m[name].mean(axis=0)
-    return found
+    losses = seed_lines(run, run.loss, unit)
+    volatilities = seed_lines(run, run.measures()["volatility"], unit)
+    return {
+        "train_and_validation": (
+            line_chart(both, x_label, "loss (nats)", mark=mark, **more),
+            "Means over seeds. Where only training loss falls, the text is learned by heart."),
+        "loss_by_seed": (
+            line_chart(losses, x_label, "validation loss (nats)", **more),
+            "Validation loss of each seed."),
+        "volatility": (
+            line_chart(volatilities, x_label, "volatility (nats)", log_y=True, **more),
+            "While the first drop of the loss is in its window, it is all that one sees."),
+    }
 
 def anovas(run):
     """variable -> RMAnova: the published study's, and two of them without the first drop."""
     volatility = run.measures()["volatility"]
+    # The first interval whose window does not hold the first change.
+    later = 1 + run.rules.get("volatility_window", 5)
     matrices = {"val_loss": run.loss, "val_loss without interval 0": run.loss[:, 1:],
                 "val_ppl": np.exp(np.minimum(run.loss, 100)), "volatility": volatility[:, 2:],
-                "volatility without the first change": volatility[:, run.window() + 1 :]}
+                "volatility without the first change": volatility[:, later:]}
     return {name: stats.rm_anova(Y) for name, Y in matrices.items() if Y.shape[1] > 1}
 
 def save_tables(run, drawings):
     """Write telemetry.csv, interval_summary.csv, anova.csv, pairwise.csv and the figures."""
-    folder, measures, every = run.folder, run.measures(), outcomes(run)
+    folder, measures, spread = run.folder, run.measures(), stats.sd_between(run.loss)
     # The measures of every seed at every interval.
     rows = []
     for i, seed in enumerate(run.seeds):
@@ -765,8 +698,13 @@ def save_tables(run, drawings):
             cells = [float(Y[i, j]) for Y in measures.values()]
             rows.append([seed, interval, run.tokens[j], *cells])
     write_csv(folder / "telemetry.csv", ["seed", "interval", "tokens_seen", *measures], rows)
-    # Means over seeds; the tests of four variables; all pairs of intervals.
+    # Means over seeds, and the sd between them.
+    every = {"interval": run.intervals, "tokens_seen": run.tokens, "val_loss": run.mean(),
+             "sd": spread.sd, "sd_low": spread.low, "sd_high": spread.high}
+    for name, Y in measures.items():
+        every[name] = Y.mean(axis=0)
     write_csv(folder / "interval_summary.csv", every, zip(*every.values()))
+    # The tests of five variables, and all pairs of intervals.
     rows = [[name, *vars(anova).values()] for name, anova in anovas(run).items()]
     write_csv(folder / "anova.csv", ["variable", *stats.RMAnova.__dataclass_fields__], rows)
     pairs = vars(stats.pairwise_tests(run.loss))
@@ -776,27 +714,20 @@ def save_tables(run, drawings):
         write_whole(folder / "figures" / f"{name}.svg", drawing)
 
 # ---------------------------------------------------------------- the report
-
 def summary(run):
     """The outcome in a sentence, for the terminal and for the top of the report."""
     mean, best = run.mean(), run.minimum()
-    text = (f"The mean validation loss of {len(run.seeds)} seeds began at {number(mean[0])} nats "
+    return (f"The mean validation loss of {len(run.seeds)} seeds began at {number(mean[0])} nats "
             f"and was lowest, {number(mean[best])}, at interval {run.intervals[best]}, after "
-            f"{number(run.epochs[best])} epochs")
-    if best == len(mean) - 1:
-        return f"{text}, the end."
-    return f"{text}; at the end it stood at {number(mean[-1])}."
+            f"{number(run.epochs[best])} epochs; at the end it stood at {number(mean[-1])}.")
 
 def stories(run):
     """HTML of samples.json, a story by the best and one by the last checkpoint, if it is there."""
     path, html = run.folder / "samples.json", ""
     samples = read_json(path) if path.exists() else {}
-    try:
-        for name, sample in samples.items():
-            html += paragraphs(f"By the {name} checkpoint of seed {sample['seed']}, interval "
-                               f"{sample['interval']}:") + quote(sample["story"])
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; delete it, and run_all.py makes it again") from None
+    for name, sample in samples.items():
+        html += paragraphs(f"By the {name} checkpoint of seed {sample['seed']}, interval "
+                           f"{sample['interval']}:") + quote(sample["story"])
     return html
 
 def what_was_done(run):
@@ -804,11 +735,10 @@ def what_was_done(run):
     c = run.config
     return paragraphs(
         f"A model of {c.get('n_layer')} layers, {c.get('n_head')} heads and width "
-        f"{c.get('n_embd')} was trained once for each of {len(run.seeds)} seeds on "
-        f"{c.get('train_documents')} documents ({c.get('train_tokens')} tokens; {c.get('text')}), "
-        f"{run.tokens[-1]:,.0f} tokens in all, and measured {len(run.intervals)} times on the same "
-        f"{c.get('valid_windows')} windows of {c.get('block_size')} tokens of other documents.",
-        *left_out(run))
+        f"{c.get('n_embd')}, trained once a seed on {c.get('train_documents')} documents "
+        f"({c.get('train_tokens')} tokens; {c.get('text')}), {run.tokens[-1]:,.0f} tokens in all, "
+        f"and measured on the same {c.get('valid_windows')} windows of {c.get('block_size')} "
+        "tokens of other documents.", *left_out(run))
 
 def report_sections(run, found, drawings):
     """heading -> HTML of the report below its first screen, in the order of reading."""
@@ -821,135 +751,106 @@ def report_sections(run, found, drawings):
         "differ across training (H01), nor seeds (H02); the loss never rises again (H03); there "
         "is no stable phase (H04). Its order of text, its 16 windows and its spike rule are known "
         "from its author's repository.")
-    # Of many intervals about 40: more rows nobody reads.
-    every = outcomes(run)
-    rows = list(zip(*every.values()))[:: math.ceil(len(run.intervals) / 40)]
-    intervals = table(list(every), rows, "Means over seeds. sd: between seeds, with its 95 % "
-                      "interval; spikes, corrected: of a rule that leaves a change out of its own "
-                      "threshold; stable: share of the seeds.")
     tests = []
     for name, a in anovas(run).items():
         tests.append([name, f_text(a, a.p_gg), a.epsilon_gg, a.eta_sq_generalized])
     tests = table(["variable", "F, p by Greenhouse-Geisser", "epsilon", "eta squared"], tests,
                   "Do intervals differ? An F with the first drop of the loss in it says little "
-                  "about the rest; perplexity (val_ppl) is exp(val_loss), measured twice.")
-    text = "\n".join(stats.report(stats.analyse(run.loss), "val_loss", run.intervals, []))
+                  "about the rest; perplexity (val_ppl) is exp(val_loss), measured twice. "
+                  "More tests of the losses: python stats.py and the path of metrics.csv.")
     return {
         "How these answers were reached": evidence,
         "What this design cannot show": listing(limits(run)),
         "What was done": what_was_done(run),
-        "What happened": columns(
-            figure(*drawings["loss_by_seed"]),
-            figure(*drawings["volatility"]) + figure(*drawings["backslides"]), even=True)
-            + details("Every interval", intervals),
-        "The tests": tests + details("The validation loss, as python stats.py prints it",
-                                     preformatted(text)),
+        "What happened": columns(figure(*drawings["loss_by_seed"]),
+                                 figure(*drawings["volatility"]), even=True),
+        "The tests": tests,
         "Two stories": stories(run),
     }
 
 def write_report(folder, **rules):
     """Write tables, figures and report.html of a run; returns its summary, a list of sentences.
-
     rules: options of `derive`.
     """
     run = read_run(folder, **rules)
     n, k = run.loss.shape
     need(run.config, f"{folder} is not the folder of a run: it has no config.json")
     need(n > 1 and k > 3, f"a report needs 2 seeds and 4 intervals; {folder} has {n} and {k}")
-    # Everything is computed once; then come the files, and last the page that shows them.
     drawings, found = figures(run), answers(run)
     save_tables(run, drawings)
-    # The page: its title, its first screen, and below it what stands behind the answers.
-    name, preset = run.folder.resolve().name, run.config.get("preset", "of another kind")
-    title = f"{printable(name)}: {len(run.seeds)} seeds, {len(run.intervals)} intervals ({preset})"
+    # The first screen answers without a scroll: the figure, and beside it the four answers.
     boxes = ""
     for each in found:
         boxes += answer_box(each.question, each.answer, f"{each.hypothesis}: {each.verdict}. "
                             f"Published: {each.published}.")
-    # The first screen answers without a scroll: the figure, and beside it the four answers.
     lead = paragraphs(summary(run)) + columns(figure(*drawings["train_and_validation"]), boxes)
+    # Below it stands what is behind the answers.
+    name, preset = run.folder.resolve().name, run.config.get("preset", "of another kind")
     page = run.folder / "report.html"
-    write_page(page, title, report_sections(run, found, drawings), lead=lead)
+    write_page(page, f"{printable(name)}: {n} seeds, {k} intervals ({preset})",
+               report_sections(run, found, drawings), lead=lead)
     return [summary(run), *(f"{each.question} {each.answer}" for each in found), *left_out(run),
             f"The report: {page.resolve().as_uri()}"]
 
 # ---------------------------------------------------------------- runs side by side
-
 def characters(run):
-    """name -> number: what is compared between runs; nan where it is undefined.
-
-    Losses of runs with different tokenizers can be compared in bits per byte alone.
-    """
+    """name -> number: what is compared between runs, those with other tokenizers in bits alone."""
     mean, best = run.mean(), run.minimum()
+    sd = sample_sd(run.loss[:, -1]) if len(run.seeds) > 1 else math.nan
     return {"lowest mean loss (nats)": mean[best],
             "the same in bits per byte": run.bits.mean(axis=0)[best],
             "at million tokens": run.tokens[best] / 1e6, "at epoch": run.epochs[best],
             "rise from there to the end": mean[-1] - mean[best],
-            "million tokens at the end": run.tokens[-1] / 1e6,
-            "sd between seeds at the end": sample_sd(run.loss[:, -1]) if len(run.seeds) > 1
-            else math.nan}
+            "sd between seeds at the end": sd}
 
 def test_difference(one, A, two, B):
     """Lines: how Run A, called `one`, differs from Run B, seed by seed."""
     seeds = [seed for seed in A.seeds if seed in B.seeds]
     if len(seeds) < 2 or A.tokens[-1] != B.tokens[-1]:
-        return [f"{one} and {two} are described, not tested: that takes two seeds that both have, "
-                "and as many tokens."]
+        return [f"{one} and {two} are not tested: that takes two seeds of both, and equal tokens."]
     # Losses of the seeds that both have, (n, k): the same seed began with the same weights.
-    a, b = (run.loss[[run.seeds.index(seed) for seed in seeds]] for run in (A, B))
-    lines = [f"{one} minus {two}, seed by seed:"]
+    a = A.loss[[A.seeds.index(seed) for seed in seeds]]
+    b = B.loss[[B.seeds.index(seed) for seed in seeds]]
+    ends = np.stack([a[:, -1], b[:, -1]], axis=1)  # (n, 2)
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
     # Such rises may be compared with each other, not with 0.
-    for what, x, y in (("rise from the seed's own minimum", a[:, -1] - a.min(axis=1),
-                        b[:, -1] - b.min(axis=1)),
-                       ("loss at the minimum of the mean", a[:, A.minimum()], b[:, B.minimum()]),
-                       ("loss at the end", a[:, -1], b[:, -1])):
-        t = stats.pairwise_tests(np.stack([x, y], axis=1))
-        lines.append(f"  {what}: {t_text(t, t.p)}")
+    rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
+    end = stats.pairwise_tests(ends)
     spread = stats.variance_ratio(a[:, -1], b[:, -1])
-    return [*lines, f"  sd between seeds at the end, ratio: {ratio_text(spread)}"]
-
-def names_of(folders):
-    """A name for each folder; InputError if two cannot be told apart."""
-    paths = [Path(folder).resolve() for folder in folders]
-    names = [path.name for path in paths]
-    if len(set(names)) < len(names):  # A/run and B/run
-        names = ["_".join(path.parts[-2:]) for path in paths]
-    need(len(set(names)) == len(names), "two of the folders have one name; rename one")
-    return [printable(name) for name in names]
+    return [f"{one} minus {two}, seed by seed:",
+            f"  rise from the seed's own minimum: {t_text(rise, rise.p[0])}",
+            f"  loss at the end: {t_text(end, end.p[0])}",
+            f"  sd between seeds at the end, ratio: {ratio_text(spread)}"]
 
 def compare(folders):
     """Draw the mean curves of runs, whole or going on, tell what they are like, and test the first
     against each other one. Figure and table go into the first folder; returns lines of text."""
-    names, runs = names_of(folders), [read_run(folder) for folder in folders]
+    names = [printable(Path(folder).resolve().name) for folder in folders]
+    need(len(set(names)) == len(names), "two of the folders have one name; rename one")
+    runs = [read_run(folder) for folder in folders]
     unit, x_label = token_axis(max(run.tokens[-1] for run in runs))
     # From interval 1 on: next to the descent from chance one sees nothing else.
     curves = [Line(name, run.tokens[1:] / unit, run.mean()[1:]) for name, run in zip(names, runs)]
-    file = "compared_with_" + "_".join(names[1:])
-    if len(file) > 60:  # a file's name has 255 bytes, and a letter up to four
-        file = f"compared_with_{names[1][:30]}_and_{len(names) - 2}_more"
-    stem = Path(folders[0]) / file
-    write_whole(f"{stem}.svg", line_chart(curves, x_label, "mean validation loss (nats)",
-                                          points=True))
-    # One row a number, one column a run; the same as csv, and as lines for a terminal.
+    drawing = line_chart(curves, x_label, "mean validation loss (nats)", points=True)
+    # (A file's name has 255 bytes at most, and a letter up to four.)
+    file = Path(folders[0]) / ("compared_with_" + "_".join(names[1:]))[:58]
+    write_whole(f"{file}.svg", drawing)
+    # One row a number, one column a run: as csv, and as lines for a terminal.
     found = [characters(run) for run in runs]
-    lines = [f"{'':30s}" + "".join(f"{name:>16.15}" for name in names)]
-    rows = []
+    rows, lines = [], [f"{'':30s}" + "".join(f"{name:>16.15}" for name in names)]
     for what in found[0]:
-        rows.append([what, *(each[what] for each in found)])
-        lines.append(f"{what:30s}" + "".join(f"{number(each[what]):>16s}" for each in found))
-    write_csv(f"{stem}.csv", ["", *names], rows)
+        values = [each[what] for each in found]
+        rows.append([what, *values])
+        lines.append(f"{what:30s}" + "".join(f"{number(x):>16s}" for x in values))
+    write_csv(f"{file}.csv", ["", *names], rows)
     for name, run in zip(names[1:], runs[1:]):
         lines += test_difference(names[0], runs[0], name, run)
-    return [*lines, f"The curves and this table: {stem}.svg and .csv"]
+    return [*lines, f"The curves and this table: {file}.svg and .csv"]
 
 # ---------------------------------------------------------------- lesson and command line
-
-PUBLISHED = Path(__file__).resolve().parent / "data" / "published_observations.csv"
-
 def published_run(**rules):
     """The Run that the published study's own table makes."""
-    run = run_of(read_records(PUBLISHED), PUBLISHED.parent, {}, rules)
+    run = run_of(read_records(stats.PUBLISHED), stats.PUBLISHED.parent, {}, rules)
     run.epochs = run.tokens / (428_628 - 128 - 1)  # tokens of its text, where a window can begin
     return run
 
@@ -963,8 +864,6 @@ def lesson(**rules):
         yield f"\n{each.question} {each.answer}\n  {each.evidence}"
         yield f"  What this would have missed: {each.missed}"
         yield f"  {each.hypothesis}: {each.verdict}. Published: {each.published}."
-    for name in ("spike", "spike_corrected"):
-        yield f"{name}: {np.nansum(run.measures()[name]):.0f} in all"
     for each in limits(run):
         yield f"  {each}"
 

@@ -11,7 +11,9 @@ a real one, hand them to the tests, and count. What exceeds 5 % are false alarms
 It prints how the noise of each study looks, and a table; --out writes false_positives.csv too.
 telemetry.py has the noise of a run (`noise_of`) and the studies that go nowhere (`flat_curves`).
 """
-
+if __name__ == "__main__":  # so that `python studies/false_positives.py` finds the chapters too
+    import os, sys
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 import math
 from dataclasses import replace
@@ -120,7 +122,7 @@ def rates(run, n_studies=1000):
 
 def show(name, run, rows):
     noise = telemetry.noise_of(run)
-    print(f"{name}: changes {noise.where} have an sd of {number(noise.size)} nats, correlate "
+    print(f"{name}: changes have an sd of {number(noise.size)} nats, correlate "
           f"{noise.shared:.2f} between seeds and {noise.phi:.2f} over time.")
     for test, what, *found in rows:
         cells = ["" if math.isnan(rate) else f"{rate:.1%}" for rate in found]
