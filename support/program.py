@@ -94,6 +94,11 @@ def open_streams():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
+def last_words(sentence):
+    """Print it on stderr; where that cannot be, the exit status must do."""
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr)
+
 def run(main):
     """Call main() and end the program with its exit status, 0 if it returns None.
 
@@ -110,12 +115,12 @@ def run(main):
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:  # raised anew, perhaps, with advice on how to go on
-        print(f"\nStopped. {stop}".rstrip(), file=sys.stderr)
+        last_words(f"\nStopped. {stop}".rstrip())
         status = 130
     except (InputError, OSError, FloatingPointError) as error:
         if getattr(error, "filename", None):  # the system's own words: [Errno 17] File exists: 'f'
             error = f"cannot use {error.filename}: {error.strerror}; choose another place"
-        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+        last_words(f"{Path(sys.argv[0]).name}: {one_line(error)}")
         status = 2
     finally:
         with contextlib.suppress(OSError):
