@@ -34,8 +34,8 @@ import stats
 from stats import ALPHA, VarianceRatio
 from support.figures import Line, line_chart, token_axis
 from support.files import need, printable, read_json, read_records, write_csv, write_whole
-from support.page import (answer_box, columns, figure, listing, number, p_text, paragraphs, quote,
-                          subsection, table, write_page)
+from support.page import (answer_box, columns, details, figure, listing, number, p_text, paragraphs,
+                          quote, subsection, table, write_page)
 from support.tables import cell_number
 
 # ---------------------------------------------------------------- the measures
@@ -764,7 +764,7 @@ def report_sections(run, found, drawings):
         "What was done": what_was_done(run),
         "What happened": columns(figure(*drawings["loss_by_seed"]),
                                  figure(*drawings["volatility"]), even=True),
-        "The tests": tests,
+        "The tests": details("Repeated-measures ANOVA, variable by variable", tests),
         "Two stories": stories(run),
     }
 

@@ -77,9 +77,6 @@ def subsection(heading, body):
 def quote(text):
     return f"<blockquote>{escape(text)}</blockquote>\n"
 
-def preformatted(text):
-    return f"<pre>{escape(text)}</pre>\n"
-
 def columns(left, right, even=False):
     """Side by side on a wide screen, the left one wider unless even; else one below the other."""
     kind = "columns even" if even else "columns"
