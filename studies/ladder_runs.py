@@ -196,6 +196,8 @@ class Progress:
 
 def run_jobs(jobs, texts, rows, workers):
     """Train all jobs, `workers` at a time, each in a process of its own; a row for each."""
+    need(support.program.can_spawn(work_on), "Python cannot start processes from here (a "
+         "debugger, a second %run); give `python -m studies.ladder` by itself")
     context = multiprocessing.get_context("spawn")
     progress = Progress(jobs, texts)
     waiting, running = list(jobs), {}  # running: our end of a pipe -> (job, process)

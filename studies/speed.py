@@ -139,6 +139,8 @@ def worker(pipe, folder):
 
 def start_workers(folders):
     """A process for each folder; returns our ends of the pipes to them."""
+    need(support.program.can_spawn(worker), "Python cannot start processes from here (a profiler, "
+         "a debugger, a second %run); give `python -m studies.speed` by itself")
     context, pipes = multiprocessing.get_context("spawn"), []
     for folder in folders:
         ours, theirs = context.Pipe()
