@@ -66,7 +66,7 @@ BUGS = [  # what is wrong, whose function, its name, how to have it wrong
 ]
 
 def no_bug(true):
-    """The true function in another skin: a test that fails on it has looked at more than results."""
+    """The true function in another skin. A test that fails on it looks at more than results."""
     return lambda *given, **named: true(*given, **named)
 
 def fails(test, where_to=None, name=None, bug=None):
@@ -120,6 +120,6 @@ def judge_11(sheet):
             sheet.line(True, f"{name} passes on the true code, before and after every bug")
         except Exception as error:
             reason = error if isinstance(error, AssertionError) else where(error)
-            sheet.line(False, f"{name} passes on the true code, and catches nothing", reason)
+            sheet.line(False, f"{name}: so it catches nothing", reason)
     for what, names in caught.items():
         sheet.line(names, f"{what}: {', '.join(names) or 'not caught'}")

@@ -3,7 +3,7 @@
 A student sees what was expected, what came, for which input, and where an error happened: never
 the judge's own inside alone. A check that fails, or stops with an error, stops no other.
 """
-import copy, traceback
+import copy, sys, traceback
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +67,10 @@ class Sheet:
         if self.answers:
             return self.answers.pop(0)
         print(f"  {question} ", end="", flush=True)
-        try:
-            return input().strip()
-        except EOFError:
-            print()
-            return ""
+        answer = sys.stdin.readline().strip()
+        if not sys.stdin.isatty():
+            print(answer)  # a terminal has shown it already
+        return answer
 
     def number(self, question, expected, tolerance):
         """A line for a question whose answer is a number. (A NOT does not tell it: then the next
