@@ -103,7 +103,8 @@ def attention(q, k, v, is_causal=True):
 
         softmax(q k^T / sqrt(D)) v                        (Vaswani et al. 2017, eq. 1)
 
-    A sum of D products grows with D; divided by sqrt(D), it leaves softmax more than one choice.
+    The variance of a sum of D products grows with D, its size with sqrt(D): not divided by that,
+    the scores of a wide head would make softmax pick a single token.
     is_causal: the future gets a score of minus infinity, hence a weight of 0.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T): query t, key s
@@ -129,7 +130,7 @@ class Attention(nn.Module):
         q = self.query(x).unflatten(-1, (self.n_head, -1))  # (B, T, H, D)
         k = self.key(x).unflatten(-1, (self.n_head, -1))
         v = self.value(x).unflatten(-1, (self.n_head, -1))
-        # Here alone positions enter. They decide who is heard, not what is said: v does not turn.
+        # Here positions enter. They decide who is heard, not what is said: v does not turn.
         # Then H moves to the front, beside B, since each head works alone.
         q = rotate(q, table).transpose(1, 2)  # (B, H, T, D)
         k = rotate(k, table).transpose(1, 2)
@@ -194,11 +195,12 @@ class Llama(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = RMSNorm(config)  # of the sum that runs through the blocks: none norms it
+        self.norm = RMSNorm(config)  # blocks norm what they read; their sum is normed here
         # A buffer moves to the GPU with the model, but is not learned; not in checkpoints either.
         self.register_buffer("table", rotary_table(config), persistent=False)
         # KEEP: every matrix normal with standard deviation init_std, in the order of parameters();
-        # the norms' weights stay at 1. (Torch's own draws above are part of the random stream.)
+        # the norms' weights stay at 1. (Torch has drawn weights above, which are overwritten; but
+        # without these draws all later ones would be others.)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=config.init_std)

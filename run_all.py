@@ -7,10 +7,11 @@
     torchrun --nproc-per-node 2 run_all.py     the seeds divided among processes that torch's
                                                launcher starts, here or on many machines
 
-The same command continues an interrupted run, and the result is bit for bit that of a run never
-interrupted. `main` is the table of contents; below the line stands how seeds share the machine.
+The same command continues an interrupted run, and on one machine the result is bit for bit that of
+a run never interrupted, but for the two columns of times. `main` is the table of contents; below
+the line stands how seeds share the machine.
 """
-import support.program  # first: from here on Ctrl-C is one line, while torch is imported too
+import support.program  # first: Ctrl-C is one line from here on, during imports too
 
 import json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from multiprocessing.connection import wait

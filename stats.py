@@ -119,8 +119,8 @@ def decompose(Y):
     residual = rest
     for axis in (-1, -2, -1, -2):
         residual = residual - residual.mean(axis=axis, keepdims=True)
-    # What of it is rounding? First the residual. Level and subject are measured against it: beside
-    # a true residual they count, however small; beside none they are judged in the same way.
+    # What of it is rounding? First the residual. If one is left, a level or subject counts however
+    # small it is; if none is left, they too must be more than rounding.
     noise = rounding(Y, both)
     residual = snap(residual, noise, both)
     noise_alone = np.where(residual.any(axis=both, keepdims=True), 0, noise)
@@ -135,8 +135,8 @@ def decompose(Y):
 @np.errstate(all="ignore")  # 0/0 is nan and x/0 is inf, here and below, on purpose
 def f_and_epsilons(Y):
     """F and both epsilons of one table, or of thousands at once: Y (..., n, k) -> arrays (...).
-    Epsilon: over how many of the d = k-1 directions of change does the noise spread, as a share
-    of d? With residuals R, where tr adds up the diagonal of a matrix,
+    k levels can differ in d = k-1 independent ways. If the noise is equally large in all of them,
+    epsilon is 1, if it lies in one alone, 1/d. With residuals R (tr adds up a diagonal),
         gg = tr(R'R)^2 / (d tr(R'R R'R))           (Box 1954; Greenhouse & Geisser 1959)
         hf = (n d gg - 2) / (d (n - 1 - d gg))     (Huynh & Feldt 1976), uncapped
     Example: R'R = (2 1 -3, 1 2 -3, -3 -3 6), gg = 100 / (2 * 82) = 0.610, hf = (6 gg - 2) /
@@ -240,6 +240,7 @@ def chi_square_of_w(log_w, n, k):
     df = d * (d + 1) // 2 - 1
     rho = 1 - (2 * d * d + d + 2) / (6 * d * (n - 1))
     chi2 = -(n - 1) * rho * log_w
+    # (3 k is what R computes; the series itself has 3 d there, which changes little.)
     w2 = (d + 2) * (d - 1) * (d - 2) * (2 * d ** 3 + 6 * d * d + 3 * k + 2)
     w2 = w2 / (288 * ((n - 1) * d * rho) ** 2)
     p, p_more = scipy_stats.chi2.sf(chi2, [df, df + 4])
@@ -457,7 +458,7 @@ def mixed_model(Y, method="REML"):
     """How far is each level from level 0, if every subject has a random height of its own?
     Y (n, k) -> MixedModel, in R's notation y ~ level + (1 | subject); a full table has a closed
     form (Searle, Casella & McCulloch 1992). Maximum likelihood, "ML", divides by m = n; "REML",
-    restricted, by m = n-1, as a sample's sd does. As in lme4, and + k ln n in it only for REML,
+    restricted, by m = n-1, as a sample's sd does. As lme4 prints it (+ k ln n for REML alone),
         log L = -1/2 [m k (1 + ln 2 pi) + m (k-1) ln s2 + m ln lam + k ln n]
     Example: REML s2 = 2.5, lam = 12, var_subject = 3.17; 2 (SE 1.37), +3 and +6 (SE 1.29).
     Trap: one SE for all differences (compound symmetry).
@@ -536,6 +537,8 @@ def lesson(n_studies=2000):
     for phi in (0, 0.5, 0.9):
         rates = rejection_rates(ar1(rng, (n_studies, n, k), phi))
         yield "  {:20} {:11.1%} {:17.1%} {:13.1%}".format(phi, *rates)
+    yield "  Uncorrected is wrong. Greenhouse-Geisser is safe and, with few subjects, nearly blind."
+    yield "  Huynh-Feldt keeps the level here, but jumps across a pole: no verdict rests on it."
 
 # ================================================================
 # Stop reading here the first time. Below, the results become a page.
@@ -586,7 +589,7 @@ def report(r, dv, intervals, notes):
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
     yield from report_sphericity(r)
     least = np.fmin.reduce(W.p)  # fmin passes over nan
-    yield f"\nNORMAL?  Shapiro-Wilk: smallest {p_text(least)}, {np.isnan(W.p).sum()} undefined"
+    yield f"\nNORMAL?  Shapiro-Wilk: smallest {p_text(least)} of {len(W.p)}, {np.isnan(W.p).sum()} undefined"
     yield f"  residuals: {p_text(r['shapiro_residuals'].p)}"
     for name, m in (("ML", r["mixed_ml"]), ("REML", r["mixed_reml"])):
         yield f"\nMIXED MODEL, {name}: log-likelihood {m.log_likelihood:.4f}"

@@ -8,9 +8,10 @@ often. What is frequent ends up as one token (" the"), what is rare stays in pie
     python tokenizer.py train stories.txt --vocab_size 4096 --out tok.json
     python tokenizer.py show tok.json "Once upon a time"       ids and pieces
 
-Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019, "GPT-2" (of bytes).
+Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019, "GPT-2" (of bytes). In all
+chapters KEEP marks what results rest on, EXERCISE what a class changes (course/README.md).
 """
-from support.program import Parser, run  # first: from here on Ctrl-C is one line
+from support.program import Parser, run  # first: Ctrl-C is one line from here on
 import heapq, json, re
 from collections import Counter, defaultdict
 from functools import cache
@@ -24,7 +25,7 @@ FIRST_MERGE_ID = 257  # from here on every token is two others, joined
 # Merges never cross the border of a chunk. "Ann's 3 dogs!  Sit" is Ann|'s| 3| dogs|!| | Sit: an
 # English ending, or letters, digits or signs with at most one space before them, or a run of spaces
 # that leaves the last one to the word after it. A letter is a word character (\w) that is neither
-# digit nor underscore; together the alternatives take every character. At most 64 in a chunk: else
+# digit nor underscore; together the alternatives take every character. At most 64 in a row: else
 # the time for a million letters without a space would grow with the square of their number.
 # EXERCISE 1: make " the" two chunks, " " and "the"; cut all else as it is. Predict: will the loss a
 # token rise, and the bits a byte? Then run classroom into runs/words, and compare it with
@@ -88,7 +89,7 @@ def merge(ids, pair, new_id):
 # ---------------------------------------------------------------- the same, fast
 
 def fast_bpe(documents, vocab_size):
-    """The same merges as `slow_bpe`: a hundred times faster on 24 stories, and more on more.
+    """The same merges as `slow_bpe`: some 80 times faster on 24 stories, and more on more.
 
     1. A text has few *different* chunks: keep each once, with the number of times it occurs.
     2. A merge changes only the chunks that hold the pair: recount those, not the text.
@@ -190,7 +191,7 @@ class BPETokenizer:
         return self.pieces[token_id].decode("utf-8", errors="backslashreplace")
 
     def save(self, path):
-        """Write a JSON file with one line a token: its id, its two parts, and what they spell."""
+        """Write a JSON file with one line a token: its id, its two parts, and how they spell."""
         head = {"about": "byte-level BPE; ids 0 to 255 are the bytes, 256 is the end of text",
                 "row": "[id, left id, right id, how it was built]", "chunk": CHUNK.pattern}
         head = json.dumps(head, indent=1).removesuffix("\n}")
@@ -240,7 +241,8 @@ def lesson():
     for text in (documents[0].split("\n")[0], "Zyzzyva quixotically jinxed 1729 gnus \u2603."):
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
         print(f"\n{len(text) / len(pieces):.1f} characters a token:\n" + "|".join(pieces))
-    print("\nWhy is the second text so much longer in tokens? And what is its snowman made of?")
+    print("\nWhy does the second text take twice as many tokens for as many letters? And what is its "
+          "snowman made of?")
 
 def main():
     parser = Parser(description="byte-level BPE; without a command, a lesson")

@@ -1,7 +1,7 @@
 """Chapter 3. Training: one seed, one plain loop, measured at fixed token counts.
 
-A study trains the same model several times, each time from another seed. This file holds all that
-one of these times needs: the settings, the text, two schedules, a measurement, a step, the loop.
+A study is several runs of the same model, each from another seed. This file holds what one of them
+needs: the settings, the text, two schedules, a measurement, a step, the loop.
 run_all.py calls `train_seed` once for every seed, each in a process of its own.
 
     python train.py --preset smoke --out runs/try            one seed; a line for each measurement
@@ -11,7 +11,7 @@ run_all.py calls `train_seed` once for every seed, each in a process of its own.
 The first two take seconds. Order, learning rate and measurement are those of the published study
 (arXiv 2606.13370 and its author's repository) unless a setting says otherwise.
 """
-import support.program  # first: from here on Ctrl-C is one line, while torch is imported too
+import support.program  # first: Ctrl-C is one line from here on, during imports too
 
 import contextlib, hashlib, io, json, math, os, platform, sys, time
 from dataclasses import asdict, dataclass, fields
@@ -96,13 +96,14 @@ class StudyConfig:
 # when each begins to descend; then run fresh with a longer warm-up (--warmup_tokens 45056).
 PRESETS = {
     # Sizes tuned for a class, 1.5 minutes on two cores; so little text and so high a learning
-    # rate that the loss turns within the budget, as it does in the published study.
+    # rate that the validation loss turns: it falls, has its minimum within the budget, and rises
+    # again, as it does in the published study.
     "classroom": {},
     # The control: all the same, but so much text that the budget is half an epoch of it.
     "fresh": {"train_stories": 2000},
     # The published study. It measured on 16 windows from token 9001 on: the first 16 of our 1,024.
     # It took 2 windows at once; 4 are the fastest here and give the same gradient. With all 16 the
-    # scores alone (2,048 x 4,096 numbers) would be memory allocated and cleared at every step.
+    # logits alone (2,048 x 4,096 numbers) would be asked of the system anew at every step.
     "paper": dict(
         corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
         vocab_size=4096, block_size=128, n_layer=4, n_embd=256, total_tokens=20_000_000,
@@ -159,7 +160,7 @@ def prepare_text(config):
     facts["tokenizer_sha256"] = hashlib.sha256(pieces).hexdigest()
 
     # 3. How many bytes the validation windows ask for: by these, losses of different vocabularies
-    # can be compared. (The end-of-text token spells nothing, so it has none.)
+    # can be compared. (The end-of-text token is no text, and counts none.)
     first = config.valid_start + 1
     targets = ids["valid"][first : first + n_targets]
     target_bytes = sum(len(tokenizer.pieces[i]) for i in targets if i != END_ID)
@@ -242,7 +243,6 @@ def evaluate(model, ids, config):
         x, y = windows_at(ids, some, config)
         logits, _ = model(x)  # (B, T, V)
         loss = F.cross_entropy(logits.transpose(1, 2), y, reduction="none")  # (B, T)
-        # (As numbers: a small tensor kept from every batch would leave the memory in pieces.)
         losses += loss.mean(1).tolist()
     model.train()
     return np.array(losses)
@@ -253,7 +253,7 @@ def standard_error(losses):
     return float(losses.std(ddof=1) / math.sqrt(len(losses)))
 
 def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
-    """One row of metrics.csv, a dict; undefined numbers are nan.
+    """One row of metrics.csv, a dict; undefined numbers are nan (and the speed of no step is 0).
 
     losses, before: of the validation windows, now and an interval ago (None at the first).
     train_losses, norms: of the steps between. seconds: that these steps took. elapsed: seconds of
@@ -261,7 +261,7 @@ def measure(config, seed, step, text, losses, before, train_losses, norms, secon
     """
     tokens = step * config.tokens_per_step
     loss = float(losses.mean())
-    # What the first measurement cannot know: nothing came before it, and no step.
+    # nan, until there is something to say: nothing comes before the first measurement.
     change_se = published = train_loss = grad_norm = math.nan
     speed = 0.0
     if before is not None:
@@ -522,7 +522,7 @@ def run_sha256(out):
     """A sum of what config.json says about the training: every checkpoint carries it. Of a folder
     without config.json (a lone train_seed) it is that of nothing."""
     kept = {name: value for name, value in read_config(out).items()
-            if name not in [*NOT_THE_RUN, "preset", "seeds"]}  # (one more seed changes no other)
+            if name not in [*NOT_THE_RUN, "preset", "seeds"]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 def open_run(config, out, restart=False):
