@@ -589,7 +589,8 @@ def report(r, dv, intervals, notes):
     yield f"  eta squared: {A.eta_sq_generalized:.4f} generalized, {A.eta_sq_partial:.4f} partial"
     yield from report_sphericity(r)
     least = np.fmin.reduce(W.p)  # fmin passes over nan
-    yield f"\nNORMAL?  Shapiro-Wilk: smallest {p_text(least)} of {len(W.p)}, {np.isnan(W.p).sum()} undefined"
+    yield (f"\nNORMAL?  Shapiro-Wilk: smallest {p_text(least)} of {len(W.p)}, "
+           f"{np.isnan(W.p).sum()} undefined")
     yield f"  residuals: {p_text(r['shapiro_residuals'].p)}"
     for name, m in (("ML", r["mixed_ml"]), ("REML", r["mixed_reml"])):
         yield f"\nMIXED MODEL, {name}: log-likelihood {m.log_likelihood:.4f}"

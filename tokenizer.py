@@ -242,7 +242,8 @@ def lesson():
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
         print(f"\n{len(text) / len(pieces):.1f} characters a token:\n" + "|".join(pieces))
     print("\nWhy does the second text take twice as many tokens for as many letters? And what is its "
-          "snowman made of?")
+    print("\nWhy does the second text take twice as many tokens for as many letters? And what "
+          "is its snowman made of?")
 
 def main():
     parser = Parser(description="byte-level BPE; without a command, a lesson")
