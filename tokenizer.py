@@ -241,7 +241,6 @@ def lesson():
     for text in (documents[0].split("\n")[0], "Zyzzyva quixotically jinxed 1729 gnus \u2603."):
         pieces = [tokenizer.show(i) for i in tokenizer.encode(text)]
         print(f"\n{len(text) / len(pieces):.1f} characters a token:\n" + "|".join(pieces))
-    print("\nWhy does the second text take twice as many tokens for as many letters? And what is its "
     print("\nWhy does the second text take twice as many tokens for as many letters? And what "
           "is its snowman made of?")
 
