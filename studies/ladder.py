@@ -1,6 +1,6 @@
 """The second study: what does each step of an architecture buy, and what does it cost?
 
-A further study beside the chapters, which it does not need. Bhatti (2025, arXiv 2512.20877) climbs
+A further study beside the chapters, which it does not need. That study (arXiv 2512.20877) climbs
 from a linear predictor over an MLP and one attention block to small transformers, on the characters
 of Shakespeare and the words of two corpora, and finds that "attention-based models dominate MLPs in
 per-FLOP efficiency". Its public notebook tells how the runs were made. Here they are made again,
