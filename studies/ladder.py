@@ -2,9 +2,9 @@
 
 A further study beside the chapters, which it does not need. That study (arXiv 2512.20877) climbs
 from a linear predictor over an MLP and one attention block to small transformers, on the characters
-of Shakespeare and the words of two corpora, and finds that "attention-based models dominate MLPs in
-per-FLOP efficiency". Its public notebook tells how the runs were made. Here they are made again,
-over several seeds, and their cost is counted in three ways.
+of Shakespeare and the words of two corpora, and finds that attention gets more out of a FLOP than
+an MLP. Its public notebook tells how the runs were made. Here they are made again, over several
+seeds, and their cost is counted in three ways.
 
     python -m studies.ladder                       small version, embedded stories: three minutes
     python -m studies.ladder --part baseline       the four published models, five seeds: 2 hours
