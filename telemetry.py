@@ -55,8 +55,7 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
     spike, spike_corrected 1 where d is above `spike_floor` and more than `spike_factor` sds above
                            a mean, see `spikes`; their rates are shares of the window
     stable                 1 for a candidate of a stable phase, see `stable_cells`
-    InputError: a window below 2, or a quantile beyond 0 to 1.
-    """
+    InputError: a window below 2, or a quantile beyond 0 to 1."""
     need(volatility_window >= 2, "volatility_window must be 2 or more: an sd takes two changes")
     need(0 <= stable_quantile <= 1, "stable_quantile must lie between 0 and 1")
     loss = np.asarray(val_loss, dtype=np.float64)
@@ -84,8 +83,7 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
 
 def rolling(measure, x, window, first, least=1):
     """measure(the last `window` values of x) at every interval; x (..., k) begins at `first`.
-    nan until there are `least` values: a sample sd needs two of them.
-    """
+    nan until there are `least` values: a sample sd needs two of them."""
     out = np.full(x.shape, np.nan)
     for t in range(first + least - 1, x.shape[-1]):
         begin = max(first, t - window + 1)  # the first windows are not full yet
@@ -106,9 +104,8 @@ def spikes(d, window, factor, floor, with_itself):
     Mean and population sd of `window` changes: the last ones with d[t] among them (with_itself,
     as published; at t = 1 the floor decides alone), or those before it. Trap: among w numbers
     none is further than sqrt(w-1) sds from their mean, which is 2 for w = 5: as published the
-    rule can never fire after t = 1. Trap: of normal changes around a constant the corrected rule calls 9 %
-    spikes (P(t(4) > 1.63) for w = 5), and more while the window fills.
-    """
+    rule never fires after t = 1. Trap: of normal changes around a constant the corrected rule
+    calls 9 % spikes (P(t(4) > 1.63) for w = 5), and more while the window fills."""
     out = np.full(d.shape, np.nan)
     # At t = 1 there is one change; a threshold from changes before it needs two of these.
     if with_itself:
@@ -181,17 +178,18 @@ class Run:
 
 def read_run(folder, **rules):
     """The Run of a folder, complete or still going on; `rules` are options of `derive`.
-    InputError says what is missing or damaged. How the files are read stands below the line.
-    """
+    InputError says what is missing or damaged. How the files are read stands below the line."""
     folder = Path(folder)
     run = run_of(metrics_rows(folder), folder, read_config(folder), rules)
     run.window_losses = read_window_losses(run)
     return run
 
 # ---------------------------------------------------------------- four answers
-# The published study (arXiv 2606.13370) tested four null hypotheses:
-# H01: stability measures do not differ across training.   H02: nor do they between seeds.
-# H03: the loss never rises again after its minimum.       H04: there is no stable phase.
+HYPOTHESES = (
+    "Null hypotheses of the published study (arXiv 2606.13370): stability measures do not differ "
+    "across training (H01), nor seeds (H02); the loss never rises again (H03); there is no stable "
+    "phase (H04). Its order of text, 16 windows and spike rule: from its author's repository.")
+FEWEST = 6  # changes after the minimum that tell how large chance is
 
 @dataclass
 class Answer:
@@ -220,8 +218,7 @@ def rises(loss):
 def held_out_test(run):
     """The paired t test of the end against the minimum, as stats.Pairs; None if the end is it.
     On the windows on which it was chosen, a minimum is too low by luck. So it is chosen on every
-    second of 16 blocks of windows and tested on the others; without window losses, on the same.
-    """
+    second of 16 blocks of windows and tested on the others; without window losses, on the same."""
     choose = test = run.loss
     if run.window_losses is not None:
         parts = blocks(run.window_losses, 16)
@@ -233,8 +230,7 @@ def answer_rise(run):
     """H03. The end above the minimum: by the t test, and by more than chance alone brings about.
     Trap: the t test takes seeds as independent. Where they share their ups and downs, an end that
     lies above the minimum by chance does so in all of them. Trap: the simulated noise is estimated
-    from few changes. Of studies that are truly flat, 10 to 20 % pass, not 5 %.
-    """
+    from few changes. Of studies that are truly flat, 10 to 20 % pass, not 5 %."""
     # First hurdle. Twice p (Bonferroni): the published study tested a descent and a rise.
     t, agreed = held_out_test(run), False
     evidence = "On the windows that choose, the end is the minimum: nothing to test."
@@ -250,26 +246,22 @@ def answer_rise(run):
     flat = rises(flat_studies(run))  # (n_studies, n)
     by_chance = flat.mean(axis=1)
     p = (1 + (by_chance >= rise).sum()) / (1 + len(by_chance))
-    m, turned = noisy_changes(run).shape[1], rise > 0
-    enough = run.after_minimum().shape[1] >= FEWEST
-    risen = bool(agreed and p < ALPHA and enough)
-    verdict = "reject" if risen else "fail to reject"
-    # In words: no rise at all, one that chance can make, or one that it seldom makes.
-    words = "No: it was lowest at the end."
-    if turned:
-        words = f"Not shown: the end lies {number(rise)} nats above the minimum."
-    if turned and not enough:
+    # In words: no rise, one that cannot be judged, one that chance makes, or seldom makes.
+    m, verdict = noisy_changes(run).shape[1], "fail to reject"
+    words = f"Not shown: the end lies {number(rise)} nats above the minimum."
+    if rise <= 0:
+        words = "No: it was lowest at the end."
+    elif run.after_minimum().shape[1] < FEWEST:
         words, verdict = f"Not tested: that takes {FEWEST} changes after the minimum.", "not tested"
-    if risen:
+    elif agreed and p < ALPHA:
         words = f"Yes: by {number(rise)} nats after interval {run.intervals[run.minimum()]}."
+        verdict = "reject"
     return Answer(
         "Did the loss rise again?", words,
         f"{evidence} Flat studies, simulated with the noise estimated from {m} changes, rise as "
         f"far with {p_text(p)}; the t test alone finds a rise in {t_test_alone(flat):.0%} of them.",
         f"A true rise of {number(np.quantile(by_chance, 0.95), 2)} nats is found in about half of "
         "studies like this one, a smaller one less often.", "H03", verdict, "reject")
-
-FEWEST = 6  # changes after the minimum that tell how large chance is
 
 # Did the noise change? What all seeds share is one series of changes; what each has of its own is
 # one series a seed. Both are cut into halves, and their sds (standard deviations) compared.
@@ -285,8 +277,7 @@ def compare_halves(d):
     """Halves of changes d (n, m), m >= FEWEST and n >= 3; each seed's line is taken off first.
     Common part: F on (h-1, h-1), h = m // 2 (a middle change is left out). Own part: a paired t
     test over seeds of the logs of the sds, since ratios are compared by their logs. Trap: the own
-    parts of two seeds mirror each other, so that this test would always reject.
-    """
+    parts of two seeds mirror each other, so that this test would always reject."""
     # Rounded to 12 digits, so that what is nothing but rounding becomes 0.
     d = without_line(d).round(12)
     h = d.shape[1] // 2
@@ -327,9 +318,8 @@ def answer_noise(run):
     evidence += f"Over all intervals, as H01 asks, volatility has {f_text(asked, asked.p_gg)}"
     if later:
         evidence += f"; without the first change {f_text(later, later.p_gg)}"
-    evidence += (". That is the descent, whose next changes are still in; and seeds that share "
-                 "their ups and downs are no independent subjects, so that these p are not valid. "
-                 "We ask another question.")
+    evidence += (". That is still the descent, and these p are not valid: seeds that share their "
+                 "ups and downs are no independent subjects. We ask another question.")
     return Answer("After the minimum, did the ups and downs change size?", words, evidence, missed,
                   "H01", "reject, as asked" if asked.p_gg < ALPHA else "fail to reject", "reject")
 
@@ -350,7 +340,7 @@ def seeds_apart(run):
     if run.window_losses is None or run.window_losses.shape[-1] < 6:
         return []
     n_blocks = min(32, run.window_losses.shape[-1] // 3)
-    # (If the minimum is the end, there is one place.)
+    # (One place if the minimum is the end.)
     found, places = [], {run.minimum(): "at the minimum", len(run.intervals) - 1: "at the end"}
     for at, where in places.items():
         # The subjects are blocks of windows: what is hard for one seed is hard for all.
@@ -366,30 +356,26 @@ def seeds_apart(run):
 def answer_seeds(run):
     """H02. At the minimum and at the end: are the seeds different models, and how different?
     Trap: a p value is not a distance. With many windows the smallest difference is found; the sd
-    between seeds says whether anybody would care.
-    """
+    between seeds says whether anybody would care."""
     # How far apart? That needs no test.
     spread, evidence = stats.sd_between(run.loss), "Standard deviation (sd) between seeds"
     for where, at in (("minimum", run.minimum()), ("end", -1)):
         sd = interval_text(spread.sd[at], spread.low[at], spread.high[at], " nats")
         evidence += f", at the {where} {sd}"
     # More than windows explain?
-    apart, missed = seeds_apart(run), "An sd between seeds that is found in 80 % of studies:"
-    for each in apart:
+    yes, no, missed = [], [], "An sd between seeds that is found in 80 % of studies:"
+    for each in seeds_apart(run):
+        places = yes if each.p < ALPHA else no
+        places.append(each.where)
         evidence += (f". Tested {each.where}: {f_text(each.anova, each.p)} (Greenhouse-Geisser, "
                      "Bonferroni); neighbouring blocks of windows, taken as independent, "
                      f"correlate {number(each.neighbours, 2)}")
         missed += f" {each.where} {number(each.would_find, 2)} nats,"
     # In words: one answer for both places, or a clause for each.
-    yes = [each.where for each in apart if each.p < ALPHA]
-    no = [each.where for each in apart if each.where not in yes]
-    verdict, start = "fail to reject", "Not shown"
+    verdict, start, missed = "fail to reject", "Not shown", f"{missed} a smaller one less often."
     if yes:
-        verdict, start = "reject", "Yes"
-    if yes and no:
-        start = f"Yes {yes[0]}, not shown {no[0]}"
-    missed += " a smaller one less often."
-    if not apart:
+        verdict, start = "reject", f"Yes {yes[0]}, not shown {no[0]}" if no else "Yes"
+    elif not no:
         verdict, start, missed = "not tested", "Not tested", "Everything: that takes window losses."
     words = f"{start}: about {number(spread.sd[-1], 2)} nats apart at the end."
     return Answer("Did the seeds make different models?", words, f"{evidence}.", missed,
@@ -403,11 +389,10 @@ def answer_phase(run):
     words = f"Cannot tell: the published rule marks {stable.sum():.0f} of {stable.size} cells."
     # What does it mark where nothing happens?
     flat = derive(flat_studies(run, 500), **run.rules)["stable"][..., 2:]
-    evidence = ("A cell is one seed at one interval. The rule asks for a volatility among the "
-                f"lowest {run.rule('stable_quantile'):.0%}: by its own quantile it marks about as "
-                "many cells at most (unless volatilities tie), and a loss that falls ever more "
-                f"slowly always has some. It marks {flat.mean():.1%} of the cells of flat studies "
-                f"with this noise, and {stable.mean():.1%} here.")
+    evidence = (f"Its quantile lets it mark about {run.rule('stable_quantile'):.0%} of cells (a "
+                "seed at an interval) at most, unless volatilities tie, and a loss that falls ever "
+                f"more slowly always has some. It marks {flat.mean():.1%} of the cells of flat "
+                f"studies with this noise, and {stable.mean():.1%} here.")
     missed = ("A plateau: there about half of all changes go up, and the rule allows "
               f"{run.rule('stable_backslides')} in {run.rule('volatility_window')}.")
     return Answer("Was there a stable phase?", words, evidence, missed,
@@ -448,8 +433,7 @@ def limits(run):
 # ---------------------------------------------------------------- tools of the answers
 def blocks(window_losses, n_blocks):
     """Means over neighbouring windows: (n, k, n_windows) -> (n, k, n_blocks).
-    Windows resemble their neighbours, so that blocks are more nearly independent than windows.
-    """
+    Windows resemble their neighbours, so that blocks are more nearly independent than windows."""
     n, k, n_windows = window_losses.shape
     n_blocks = min(n_blocks, n_windows)
     size = n_windows // n_blocks
@@ -550,8 +534,7 @@ def over_time(d, lines=False):
     """The phi of AR(1): how the rows of d (n, m) correlate with themselves one interval later.
     m-1 products stand over m squares, hence m / (m-1). A line taken off each row (lines=True)
     makes the ratio too small by (2 + 4 phi) / m, which is given back. Trap: so does a mean taken
-    off, by (1 + 3 phi) / m, which is not.
-    """
+    off, by (1 + 3 phi) / m, which is not."""
     m = d.shape[1]
     products, squares = (d[:, 1:] * d[:, :-1]).sum(), (d**2).sum()
     ratio = products / max(squares, 1e-300)
@@ -581,8 +564,7 @@ def flat_studies(run, n_studies=2000):
 # ---------------------------------------------------------------- what a test would have missed
 def t_test_alone(rise):
     """In what share of studies does held_out_test find a rise? rise (n_studies, n) -> share
-    The same t, of thousands of studies at once.
-    """
+    The same t, of thousands of studies at once."""
     with np.errstate(all="ignore"):  # where the end is the minimum, t is 0/0: no rise
         t = rise.mean(axis=1) / sample_sd(rise) * math.sqrt(rise.shape[1])
     p = 2 * scipy_stats.t.sf(np.abs(t), rise.shape[1] - 1)
@@ -601,8 +583,7 @@ def halves_found(run, factor, n_studies=300):
 def sd_found(anova, n_blocks, alpha):
     """The sd between seeds, in nats, that the anova of seeds_apart finds 8 times of 10.
     F is (1 + n_blocks sd^2 / MS_error) times an F without effect. It is significant 8 times of 10
-    if its 20 % quantile is just so: solved for the sd.
-    """
+    if its 20 % quantile is just so: solved for the sd."""
     e = anova.epsilon_gg
     needed = scipy_stats.f.isf(alpha, e * anova.df_effect, e * anova.df_error)
     quantile = scipy_stats.f.ppf(0.2, anova.df_effect, anova.df_error)
@@ -705,11 +686,9 @@ def figures(run):
     return {
         "train_and_validation": (
             line_chart(both, x_label, "loss (nats)", mark=mark, **more),
-            "Means over seeds. Training loss that falls while validation loss rises: such text is "
-            "learned by heart."),
-        "loss_by_seed": (
-            line_chart(losses, x_label, "validation loss (nats)", **more),
-            "Validation loss of each seed."),
+            "Training loss that falls while validation loss rises: text learned by heart."),
+        "loss_by_seed": (line_chart(losses, x_label, "validation loss (nats)", **more),
+                         "Validation loss of each seed."),
         "volatility": (
             line_chart(volatilities, x_label, "volatility (nats)", log_y=True, **more),
             "While the first drop of the loss is in its window, it is all that one sees."),
@@ -783,11 +762,7 @@ def report_sections(run, found, drawings):
     for each in found:
         parts.append(subsection(f"{each.question} {each.answer}", paragraphs(
             each.evidence, f"What this would have missed: {each.missed}")))
-    evidence = columns(parts[0] + parts[2], parts[1] + parts[3], even=True) + paragraphs(
-        "Null hypotheses of the published study (arXiv 2606.13370): stability measures do not "
-        "differ across training (H01), nor seeds (H02); the loss never rises again (H03); there "
-        "is no stable phase (H04). Its order of text, its 16 windows and its spike rule are known "
-        "from its author's repository.")
+    evidence = columns(parts[0] + parts[2], parts[1] + parts[3], even=True)
     tests = []
     for name, a in anovas(run).items():
         tests.append([name, f_text(a, a.p_gg), a.epsilon_gg, a.eta_sq_generalized])
@@ -796,7 +771,7 @@ def report_sections(run, found, drawings):
                   "about the rest; perplexity (val_ppl) is exp(val_loss), measured twice. "
                   "More tests of the losses: python stats.py and the path of metrics.csv.")
     return {
-        "How these answers were reached": evidence,
+        "How these answers were reached": evidence + paragraphs(HYPOTHESES),
         "What this design cannot show": listing(limits(run)),
         "What was done": what_was_done(run),
         "What happened": columns(figure(*drawings["loss_by_seed"]),
@@ -806,9 +781,7 @@ def report_sections(run, found, drawings):
     }
 
 def write_report(folder, **rules):
-    """Write tables, figures and report.html of a run; returns its summary, a list of sentences.
-    rules: options of `derive`.
-    """
+    """Write tables, figures and report.html of a run by the rules of `derive` -> sentences."""
     run = read_run(folder, **rules)
     n, k = run.loss.shape
     need(run.config, f"{folder} is not the folder of a run: it has no config.json")
@@ -837,26 +810,23 @@ def characters(run, unit):
     return {f"lowest mean loss ({unit})": mean[best],
             "the same in bits per byte": run.bits.mean(axis=0)[best],
             "at million tokens": run.tokens[best] / 1e6, "at epoch": run.epochs[best],
-            "rise from there to the end": mean[-1] - mean[best],
-            "sd between seeds at the end": sd}
+            "rise from there to the end": mean[-1] - mean[best], "sd between seeds at the end": sd}
 
 def in_one_unit(runs):
-    """The unit, "nats" or "bits per byte", of the losses of runs; bits replace their losses if
-    their tokenizers differ, since a nat per token of one is not one of another."""
+    """The unit of the losses of runs: "nats", or, since tokens of other tokenizers are other
+    tokens, "bits per byte", which then replace their losses."""
     tokenizers = {run.config.get("tokenizer_sha256") for run in runs}
     if len(tokenizers - {None}) < 2:
         return "nats"
     for run in runs:
-        need(np.isfinite(run.bits).all(), "runs with other tokenizers are compared in bits per "
-             f"byte, and the metrics.csv of {run.folder} holds none")
+        need(np.isfinite(run.bits).all(), f"{run.folder} has no bits per byte to compare")
         run.loss = run.bits
     return "bits per byte"
 
 def paired_ratio(a, b):
-    """VarianceRatio of a over b (n,), n >= 3, a pair a seed: equal variances leave a + b and a - b
-    uncorrelated. Pitman (1939) and Morgan (1939), Biometrika 31. Trap: `variance_ratio` takes two
-    samples as unrelated; a seed's two numbers are not. Constant numbers: nan.
-    """
+    """VarianceRatio of a over b (n,), a pair a seed: equal variances leave a + b and a - b
+    uncorrelated (Pitman 1939, Morgan 1939, Biometrika 31). nan for two seeds or constants.
+    Trap: `stats.variance_ratio` takes samples as unrelated; a seed's two numbers are not."""
     if len(a) < 3 or not (np.ptp(a) and np.ptp(b)):
         return VarianceRatio(math.nan, math.nan, math.nan, math.nan)
     f, df = sample_sd(a) ** 2 / sample_sd(b) ** 2, len(a) - 2
@@ -879,7 +849,6 @@ def test_difference(one, A, two, B, unit):
     b = B.loss[[B.seeds.index(seed) for seed in seeds]]
     ends = np.stack([a[:, -1], b[:, -1]], axis=1)  # (n, 2)
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
-    # Such rises are not compared with 0, only with those of as many intervals and as much noise.
     rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
     end = stats.pairwise_tests(ends)
     spread = paired_ratio(a[:, -1], b[:, -1])
