@@ -261,8 +261,8 @@ def answer_rise(run):
         f"{evidence} Flat studies, simulated with the noise estimated from {m} changes, rise as "
         f"far with {p_text(p)}; the t test alone finds a rise in {t_test_alone(flat):.0%} of them.",
         f"A true rise of {number(np.quantile(by_chance, 0.95), 2)} nats is found in about half of "
-        "studies like this one, a smaller one less often. (As the noise is an estimate, more than 5% "
-        "of flat studies pass: 10 to 20% of those with 6 seeds.)", "H03", verdict, "reject")
+        "studies like this one, a smaller one less often. (The noise is an estimate: more than 5% "
+        "of flat studies pass, 10 to 20% of those with 6 seeds.)", "H03", verdict, "reject")
 
 # Did the noise change? What all seeds share is one series of changes; what each has of its own is
 # one series a seed. Both are cut into halves, and their sds (standard deviations) compared.
