@@ -101,8 +101,8 @@ def judge_18(sheet):
 JUDGES = {1: judge_1, 4: judge_4, 5: judge_5, 7: judge_7, 8: judge_8, 10: judge_10, 11: judge_11,
           12: judge_12, 14: judge_14, 16: judge_16, 17: judge_17, 18: judge_18, 19: judge_19}
 
-# The ordinary tests that a change can turn red.
-TESTS = {1: "tokenizer", 4: "model", 5: "train run_all", 7: "telemetry", 8: "stats",
+# The ordinary tests that stay green if all is right. (In 1 some turn red until it is undone.)
+TESTS = {4: "model", 5: "train run_all", 7: "telemetry", 8: "stats",
          10: "tokenizer", 12: "telemetry", 16: "model", 19: "model train run_all"}
 
 def judge(number, answers=()):
