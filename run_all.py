@@ -13,7 +13,7 @@ the line stands how seeds share the machine.
 """
 import support.program  # first: Ctrl-C is one line from here on, during imports too
 
-import json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
+import contextlib, json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -104,6 +104,8 @@ def parse():
                         "one on each core; under torchrun always 1 a process)")
     args = parser.parse_args()
     need(args.workers >= 0, f"workers is {args.workers}; it must be 0 or more")
+    need(args.workers > 0 or not args.restart, "--restart puts the run aside, and --workers 0 "
+         "trains no new one; leave out one of them")
     need(args.workers == 0 or support.program.can_spawn(worker),
          "Python cannot start workers from here (a profiler, a debugger, a second %run); give "
          "`python run_all.py` by itself, or `python train.py --seed 101`, which starts no other "
@@ -148,7 +150,7 @@ def wait_for_all(config, out, problems):
 def read_complete(config, seed, out):
     """The last checkpoint of a seed if it is of this run and holds every measurement, or None."""
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
-    if saved and saved["run"] == run_sha256(out):
+    if saved and saved["run"] == run_sha256(out) and saved["rows"][-1]["seed"] == seed:
         if len(saved["rows"]) == len(config.measured_steps):
             return saved
     return None
@@ -179,20 +181,16 @@ def train_all(config, out, seeds, n_workers, show):
                 seed = waiting.pop(0)
                 pipe, process = start_worker(config, seed, out)
                 running[pipe] = seed, process
-            # Sleep until some have news, or their pipes have closed, since they have ended.
-            for pipe in wait(list(running)):
+            for pipe, news in hear(running):
                 seed, process = running[pipe]
-                try:
-                    news = pipe.recv()
-                except (EOFError, OSError):
+                if news is None:
                     del running[pipe]
                     n_killed[seed] += was_killed(seed, process)
                     if process.exitcode and n_killed[seed] < 4:
                         waiting.insert(0, seed)  # it continues from its checkpoint
                     elif process.exitcode:
                         problems[seed] = killed_often(process, n_workers)
-                    continue
-                if isinstance(news, str):
+                elif isinstance(news, str):
                     problems[seed] = news
                 else:
                     show(seed, *news)
@@ -215,6 +213,19 @@ def start_worker(config, seed, out):
     signal.signal(signal.SIGINT, handler)
     sender.close()  # our copy: while that is open, a dead worker's pipe has no end
     return receiver, process
+
+def hear(running):
+    """Sleep until workers have news or have ended: [(pipe, news, or None if it has ended)]."""
+    # (Its pipe alone does not tell: on Windows one that dies early leaves it open.)
+    ready = wait([*running, *(process.sentinel for _, process in running.values())])
+    heard = []
+    for pipe, (_, process) in running.items():
+        if pipe in ready or process.sentinel in ready:
+            try:
+                heard.append((pipe, pipe.recv() if pipe.poll() else None))
+            except (EOFError, OSError):
+                heard.append((pipe, None))
+    return heard
 
 def was_killed(seed, process):
     """Whether a worker that has ended was killed from outside. An error in the code, most likely a
@@ -251,10 +262,11 @@ def worker(pipe, config, seed, out):
         train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
     # A sentence for the user goes through the pipe. Any other error is printed by Python as it is.
     except (FloatingPointError, InputError, OSError) as error:
-        pipe.send(str(error))
+        with contextlib.suppress(OSError):  # the parent may be dead
+            pipe.send(str(error))
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in f"{type(error)} {error}".lower():
-            raise
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise  # an error in the code
         pipe.send("there is too little memory; try fewer --workers, or a smaller model")
 
 def progress(config, n_ranks):

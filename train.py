@@ -207,7 +207,7 @@ def window_starts(step, config, n_tokens, seed):
     T = config.block_size
     span = n_tokens - T - 1  # places where a window may start: 17; so many tokens are an epoch
     # Windows are numbered from the first of the whole training on; number i starts at i * T.
-    numbers = step * config.batch_size + np.arange(config.batch_size)
+    numbers = step * config.batch_size + np.arange(config.batch_size, dtype=np.int64)
     if config.seed_decides == "weights+order":
         epochs = numbers * T // span
         for epoch in np.unique(epochs):
@@ -358,7 +358,7 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
                       seconds, elapsed)
         check_finite("validation loss", row["val_loss"], step, folder)
         rows.append(row)
-        # Save all of it, so that whatever happens next costs one interval at most.
+        # Save all of it, so that a kill or a power cut costs one interval at most.
         save_checkpoint(folder, model, optimizer, step, rows, window_losses, run)
         report(seed, step * config.tokens_per_step, row)
     return rows
@@ -385,7 +385,7 @@ def check_settings(config):
     need(config.published_windows <= config.valid_windows,
          "published_windows is larger than valid_windows; lower it")
     need(config.final_lr <= config.peak_lr,
-         f"final_lr is {config.final_lr}, above peak_lr, which is {config.peak_lr}; lower it too")
+         f"final_lr is {config.final_lr}, above peak_lr, which is {config.peak_lr}; lower final_lr")
     need(config.decay_tokens > config.warmup_tokens or config.final_lr == config.peak_lr,
          f"decay_tokens is {config.decay_tokens}; the decay must end after the warm-up, at "
          f"{config.warmup_tokens} tokens")
@@ -549,6 +549,10 @@ def open_run(config, out, restart=False):
         different = differences(described, old)
         need(not different, f"{out} holds a run that differs in {different}. Choose another "
              "folder with --out, or put the old run aside with --restart")
+        if old.get("instructions") != described["instructions"]:  # other rounding
+            print(f"note: {out} was begun with {old.get('instructions')} instructions, and goes on "
+                  f"with {described['instructions']}: not the same to the last bit",
+                  file=sys.stderr)
     if restart or not old:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "config.json", json.dumps(described, indent=1) + "\n")
@@ -659,6 +663,8 @@ def advice(args):
         raise KeyboardInterrupt("Nothing measured is lost; the same command continues from there"
                                 f"{without}.") from None
     except (InputError, OSError) as error:
+        if not without:
+            raise
         raise type(error)(f"{error}{without}") from None
 
 def print_row(seed, tokens_seen, row):

@@ -54,8 +54,9 @@ def write_whole(path, content, keep=None):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name: a power cut may come between
-        if keep and path.exists():
-            os.replace(path, keep)
+        if keep:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, keep)
         os.replace(temporary, path)  # renaming is one indivisible step
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}; make room or choose another place "
