@@ -780,6 +780,7 @@ def test_train_damaged_files_are_noticed():
     assert not (at / "harm").exists()
     (at / "seed_202").mkdir()  # one copied from another seed is not used either
     (at / "seed_202" / "last.pt").write_bytes(content)
+    assert run_all.read_complete(SHORT, 101, at) and not run_all.read_complete(SHORT, 202, at)
     _, again = said(train.train_seed, SHORT, 202, text, at)
     assert {row["seed"] for row in again} == {202} and str(again[0]["val_loss"]) not in rows[1]
 
@@ -815,7 +816,7 @@ def test_train_never_mixes_two_runs():
     assert run_all.read_complete(other, 101, at) is None
     change(instructions="none known")
     leave_half_a_file(at)
-    said(train.open_run, other, at)
+    assert "begun with none known instructions" in said(train.open_run, other, at)[0]
     assert not list(at.rglob("*.tmp"))
     change(**{"model.py": "of another file"})
     refused(lambda: train.open_run(other, at), "model.py (was of another file")
@@ -1639,7 +1640,7 @@ def test_run_all_restarts_a_killed_worker():
         receiver, sender = multiprocessing.Pipe(duplex=False)
         sender.close()
         ended.append(seed)
-        return receiver, Mock(exitcode=-9)
+        return receiver, Mock(exitcode=-9, sentinel=receiver)
     leave_half_a_file(at)
     with patch.object(run_all, "start_worker", end_at_once):
         problems = run_all.train_all(config, at, [7, 8], 2, print)
@@ -1766,7 +1767,8 @@ def test_run_all_refuses_and_touches_nothing():
             ([*TINY_RUN, "--peak_lr", "0.5", "--out", run], "peak_lr (was 0.004, now 0.5)"),
             (["--preset", "smoke", "--seeds", "1"], "2 seeds"),
             ([*TINY_RUN, "--out", run / "seed_101"], "neither empty nor"),
-            ([*TINY_RUN, "--restart", "--out", folder()], "0 of 2 seeds are complete"),
+            ([*TINY_RUN, "--out", folder()], "0 of 2 seeds are complete"),
+            ([*TINY_RUN, "--restart", "--out", run], "leave out one of them"),
             (["--preset", "none"], "invalid choice"), (["--n_layer", "x"], "n_layer"),
             (["--n_embd", "9" * 400], "n_embd"), (["--restar"], "--restar"),
             (["--workers", "-1", "--total_tokens", "1"], "workers is -1"),
@@ -1808,6 +1810,18 @@ def test_run_all_worker_trains_only_what_config_json_says():
     told = pipe.send.call_args[0][0]
     assert "train.py (was" in told and "now edited meanwhile" in told, told
     assert not (at / "seed_101").exists()
+
+def test_run_all_hears_of_a_worker_that_dies_early():
+    """A worker that ends before it has touched its pipe is heard of, even if the pipe stays open,
+    as it does on Windows."""
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    # (The end of its output stands for the handle by which multiprocessing waits for a process.)
+    running = {receiver: (101, Mock(sentinel=dead.stdout.fileno()))}
+    assert run_all.hear(running) == [(receiver, None)]
+    sender.send("a sentence")
+    assert run_all.hear(running) == [(receiver, "a sentence")]
+    dead.communicate()
 
 # ---------------------------------------------------------------- the runner
 
