@@ -1640,7 +1640,8 @@ def test_run_all_restarts_a_killed_worker():
         receiver, sender = multiprocessing.Pipe(duplex=False)
         sender.close()
         ended.append(seed)
-        return receiver, Mock(exitcode=-9, sentinel=receiver)
+        end_of_process, _ = multiprocessing.Pipe(duplex=False)  # ready: its other end is gone
+        return receiver, Mock(exitcode=-9, sentinel=end_of_process)
     leave_half_a_file(at)
     with patch.object(run_all, "start_worker", end_at_once):
         problems = run_all.train_all(config, at, [7, 8], 2, print)

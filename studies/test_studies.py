@@ -203,10 +203,10 @@ def test_studies_speed_compares_two_copies():
     slow = folder() / "slow"
     shutil.copytree(HERE, slow, ignore=shutil.ignore_patterns(".*", "r*", "course", "studies"))
     with open(slow / "train.py", "a", encoding="utf-8") as file:
-        file.write("\nquick = train_step\ndef train_step(*a):\n    time.sleep(4)\n    "
+        file.write("\nquick = train_step\ndef train_step(*a):\n    time.sleep(2)\n    "
                    "return quick(*a)\n")
     _, found = said(speed.against, slow, 1, 0)
-    assert found["same_losses"] and found["there"] < 2048 / 4, found
+    assert found["same_losses"] and found["there"] < 2048 / 2, found
     losses = iter([1.0, 1.0, 1.0, 2.0, 0.0, 0.0])
     with patch.object(speed, "start_workers", lambda folders: folders), patch.object(
             speed, "ask", lambda pipes, *what: (3.0, next(losses))):
