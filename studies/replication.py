@@ -20,11 +20,8 @@ if __name__ == "__main__":  # so that `python studies/replication.py` finds the 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 from pathlib import Path
-
 import numpy as np
-
-import stats
-import telemetry
+import stats, telemetry
 from support.files import InputError, need, read_records, write_csv, write_whole
 from support.figures import Line, line_chart
 from support.page import number, p_text
