@@ -19,8 +19,9 @@ from multiprocessing.connection import wait
 import numpy as np
 
 from support.files import InputError, need, sweep, write_csv, write_whole
+from support.program import cores
 from support.progress import Bars, can_draw
-from train import (Text, WriteConfig, advice, config_from, cores, differences, load_model, open_run,
+from train import (Text, WriteConfig, advice, config_from, differences, load_model, open_run,
                    print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
                    settings_parser, train_seed, write_on, write_tables)
 

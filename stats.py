@@ -403,15 +403,15 @@ def welch(a, b):
                  t=t, df=df, p=float(2 * scipy_stats.t.sf(abs(t), df)))
 
 @dataclass
-class VarianceRatio:
+class SdRatio:
     ratio: float  # sd of a over sd of b
     low: float    # its 95 % confidence interval
     high: float
     p: float      # two-sided
 
 @np.errstate(all="ignore")
-def variance_ratio(a, b):
-    """Does one sample vary more than another? a (n_a,), b (n_b,) -> VarianceRatio.
+def sd_ratio(a, b):
+    """Does one sample vary more than another? a (n_a,), b (n_b,) -> SdRatio.
     F = variance of a / variance of b on n_a - 1 and n_b - 1 df; p is twice the smaller tail.
     Example: 5 7 12 and 1 2 3: F = 13, ratio 3.61, p = 2 / (1 + 13) = 0.14. Both constant: nan.
     Trap: it takes the numbers as normal and independent; heavy tails look like an effect.
@@ -423,7 +423,7 @@ def variance_ratio(a, b):
     tails = scipy_stats.f.cdf(f, *df), scipy_stats.f.sf(f, *df)
     # If the true ratio is 1, f lies between these two in 95 % of studies.
     least, most = scipy_stats.f.ppf([0.025, 0.975], *df)
-    return VarianceRatio(ratio=float(np.sqrt(f)), low=float(np.sqrt(f / most)),
+    return SdRatio(ratio=float(np.sqrt(f)), low=float(np.sqrt(f / most)),
                          high=float(np.sqrt(f / least)), p=float(min(2 * min(tails), 1)))
 
 # ---------------------------------------------------------------- how much did the seed matter?

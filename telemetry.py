@@ -34,7 +34,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 import stats
-from stats import ALPHA, VarianceRatio
+from stats import ALPHA, SdRatio
 from support.figures import Line, line_chart, token_axis
 from support.files import need, printable, read_json, read_records, write_csv, write_whole
 from support.page import (answer_box, columns, details, figure, listing, number, p_text, paragraphs,
@@ -270,8 +270,8 @@ def answer_rise(run):
 @dataclass
 class Halves:
     """The changes after the minimum, first half against last; ratios of sds, first over last."""
-    common: VarianceRatio  # of the mean over seeds: what all have in common
-    own: VarianceRatio  # of what is left, each seed's own: over seeds
+    common: SdRatio  # of the mean over seeds: what all have in common
+    own: SdRatio  # of what is left, each seed's own: over seeds
     p: float  # of both together
 
 def compare_halves(d):
@@ -285,14 +285,14 @@ def compare_halves(d):
     # The common part is the mean over seeds, the rest is each seed's own.
     shared = d.mean(axis=0)
     own = (d - shared).round(12)
-    common = stats.variance_ratio(shared[:h], shared[-h:])
+    common = stats.sd_ratio(shared[:h], shared[-h:])
     # (A seed whose own part is 0 is a copy; then there is nothing to compare.)
     sds = np.stack([sample_sd(own[:, :h]), sample_sd(own[:, -h:])], axis=1)  # (n, 2)
-    each = VarianceRatio(math.nan, math.nan, math.nan, math.nan)
+    each = SdRatio(math.nan, math.nan, math.nan, math.nan)
     if sds.all():
         t = stats.pairwise_tests(np.log(sds))
         ratio, low, high = np.exp([t.mean_diff[0], t.low[0], t.high[0]])
-        each = VarianceRatio(ratio, low, high, float(t.p[0]))
+        each = SdRatio(ratio, low, high, float(t.p[0]))
     # Two looks at one question: twice the smaller p, or the other if one is undefined.
     p = [part.p for part in (common, each) if not math.isnan(part.p)]
     p = len(p) * min(p, default=math.nan)
@@ -495,7 +495,7 @@ def interval_text(x, low, high, unit=""):
     return f"{number(x)}{unit} (95 %: {number(low)} to {number(high)})"
 
 def ratio_text(x):
-    """A VarianceRatio in words."""
+    """A SdRatio in words."""
     return f"{interval_text(x.ratio, x.low, x.high)}, {p_text(x.p)}"
 
 def t_text(t, p, unit="nats"):
@@ -824,21 +824,13 @@ def in_one_unit(runs):
         run.loss = run.bits
     return "bits per byte"
 
-def paired_ratio(a, b):
-    """VarianceRatio of a over b (n,), a pair a seed: equal variances leave a + b and a - b
-    uncorrelated (Pitman 1939, Morgan 1939, Biometrika 31). nan for two seeds or constants.
-    Trap: `stats.variance_ratio` takes samples as unrelated; a seed's two numbers are not."""
-    if len(a) < 3 or not (np.ptp(a) and np.ptp(b)):
-        return VarianceRatio(math.nan, math.nan, math.nan, math.nan)
-    f, df = sample_sd(a) ** 2 / sample_sd(b) ** 2, len(a) - 2
-    # What the pairs do not share, and t: that of the correlation of a + b with a - b.
-    rest = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-15)
-    t = (f - 1) * math.sqrt(df / (4 * f * rest))
-    # True ratios x of variances for which f / x would not be significant lie between these.
-    c = 1 + 2 * rest * scipy_stats.t.isf(0.025, df) ** 2 / df
-    low, high = f * (c - math.sqrt(c**2 - 1)), f * (c + math.sqrt(c**2 - 1))
-    return VarianceRatio(math.sqrt(f), math.sqrt(low), math.sqrt(high),
-                         p=float(2 * scipy_stats.t.sf(abs(t), df)))
+def spread_ratio(a, b):
+    """(sd of a over sd of b, p), a pair a seed: (n,), (n,). Equal variances leave a + b and a - b
+    uncorrelated (Pitman 1939, Morgan 1939, Biometrika 31). nan for two seeds, or constants.
+    Trap: `stats.sd_ratio` takes samples as unrelated; a seed's two numbers are not."""
+    if len(a) < 3 or not (np.ptp(a) and np.ptp(b) and np.ptp(a - b)):
+        return math.nan, math.nan
+    return sample_sd(a) / sample_sd(b), float(scipy_stats.pearsonr(a + b, a - b).pvalue)
 
 def test_difference(one, A, two, B, unit):
     """Lines: how Run A, called `one`, differs from Run B, seed by seed."""
@@ -852,12 +844,12 @@ def test_difference(one, A, two, B, unit):
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
     rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
     end = stats.pairwise_tests(ends)
-    spread = paired_ratio(a[:, -1], b[:, -1])
+    ratio, p = spread_ratio(a[:, -1], b[:, -1])
     return [f"{one} minus {two}, seed by seed:",
             f"  rise from the seed's own minimum: {t_text(rise, rise.p[0], unit)}",
             "    (of use for runs of equal noise and as many intervals: noise alone rises, too)",
             f"  loss at the end: {t_text(end, end.p[0], unit)}",
-            f"  sd between seeds at the end, ratio: {ratio_text(spread)}"]
+            f"  sd between seeds at the end, ratio: {number(ratio)}, {p_text(p)}"]
 
 def compare(folders):
     """Draw the mean curves of runs, whole or going on, tell what they are like, and test the first

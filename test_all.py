@@ -17,9 +17,9 @@ Read these five first:
 """
 import support.program  # first: Ctrl-C is one line from here on
 import atexit, contextlib, csv, functools, hashlib, importlib, io, itertools, json, math
-import multiprocessing, os, random, re, runpy, shutil, socketserver, subprocess, sys, tempfile
-import threading, time, traceback, warnings, xml.etree.ElementTree
-from dataclasses import fields, replace
+import multiprocessing, os, random, re, runpy, shutil, subprocess, sys, tempfile
+import threading, time, traceback, warnings
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock, patch
 
@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import model, run_all, stats, telemetry, tokenizer, train
-from data import download, stories
-from support import figures, files, page
+from data import stories
+from support import files, page
 from support.files import InputError
 from tokenizer import BPETokenizer
 
@@ -104,283 +104,6 @@ def random_table(n, k, seed=0):
     """Subjects that differ, levels that rise, noise: (n, k)."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, k)) + rng.normal(size=(n, 1)) + 0.3 * np.arange(k)
-
-# ---------------------------------------------------------------- support
-
-def test_support_a_file_is_whole_or_absent():
-    """A full disk, or Ctrl-C, in the middle of writing leaves the old file and nothing else; what
-    a killed process left is swept away, what a living one writes is not."""
-    at = folder()
-    files.write_whole(at / "a.txt", "old")
-    for error in (OSError(28, "No space left"), KeyboardInterrupt()):
-        with patch.object(os, "fsync", side_effect=error), \
-                contextlib.suppress(OSError, KeyboardInterrupt):
-            files.write_whole(at / "a.txt", "new")
-        assert os.listdir(at) == ["a.txt"] and (at / "a.txt").read_text() == "old"
-    _, sentence = said(files.write_whole, at, "x")
-    assert "not an ordinary file" in sentence
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    temporary = {}
-    for process in (dead.pid, os.getpid()):
-        with patch.object(os, "getpid", return_value=process):
-            temporary[process] = files.temporary_name(at / "a.txt")
-        temporary[process].write_text("half")
-    files.sweep(at)
-    assert set(at.iterdir()) == {at / "a.txt", temporary[os.getpid()]}
-
-def test_support_only_code_counts_as_an_edit():
-    """Comments, blank lines and line ends do not change the sum of a file; code and strings do."""
-    path = folder() / "a.py"
-
-    def sum_of(source):
-        path.write_bytes(source)
-        return files.code_sha256(path)
-
-    text = b'y = f"""# no {x} comment  \n\n"""\n'  # a comment, spaces, a blank line in a string
-    plain = sum_of(b"x = 1\n" + text)
-    assert plain == sum_of(b"# why\r\nx = 1  # one\r\n\r\n" + text.replace(b"\n", b"\r\n"))
-    for edited in (b"x = 2\n" + text, b"x = 1\n" + text.replace(b"no", b"a"), b"x = (1\n",
-                   b"x = 1\n" + text.replace(b"  \n", b"\n"),
-                   b"x = 1\n" + text.replace(b"\n\n", b"\n")):
-        assert sum_of(edited) != plain, edited
-
-def test_support_tables_and_documents_are_read_or_refused():
-    """csv: the row with the mistake is named, other separators are told; documents are separated
-    by lines of <|endoftext|>, and one that does not stand alone is named with its line."""
-    rows = [["a", 0.1], [math.nan, 1e300]]
-    path = folder() / "t.csv"
-    files.write_csv(path, ["x", "y"], rows)
-    assert files.read_rows(path) == [(1, ["x", "y"]), (2, ["a", "0.1"]), (3, ["", "1e+300"])]
-    for content, *words in (('a,b\n1,"2\n', "line 2"), ("seed;val\n", "semicolons"),
-                            ("seed\tval\n", "tabs"), (b"a\nb\n\xff", "line 3", "UTF-8")):
-        refused(lambda: files.read_rows(table_file(content)), *words)
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n<|endoftext|>\r\n\n<|endoftext|>\nthree")
-    assert files.read_documents(path) == ["one\ntwo", "three"]
-    assert files.read_documents(path, 1) == ["one\ntwo"]
-    for content, *words in (("", "no text"), (b"a\xff", "not UTF-8"),
-                            ("a\nthe door.<|endoftext|>\nb", "line 2", "alone")):
-        refused(lambda: files.read_documents(table_file(content)), "t.csv", *words)
-    for absent in (path.parent, path.with_name("none.txt")):
-        refused(lambda: files.read_documents(absent), "cannot read", absent.name)
-    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')  # some editors begin a file with such a mark
-    assert files.read_json(path) == {"a": 1}
-    for damaged in ("{", "[" * 10**5):
-        refused(lambda: files.read_json(table_file(damaged)), "damaged")
-
-def test_support_programs_survive_their_surroundings():
-    """Closed streams, a reader that leaves, a narrow encoding, a full disk, Ctrl-C: the work is
-    done or one sentence says what failed, the exit status tells, and there is no traceback."""
-    body = ("import support.program as p\ndef main():\n    {}\n    print('\\u2588' * 9)\n"
-            "    open({!r}, 'a').write('x')\np.run(main)")
-    work = folder() / "work"
-
-    def start(line="pass", **more):
-        code = body.format(line, str(work))
-        return subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True,
-                              encoding="utf-8", env={**os.environ, **more})
-
-    assert start(PYTHONIOENCODING="ascii").stdout == "\\u2588" * 9 + "\n"
-    for line, status, sentence in (
-            ("raise OSError('no\\x1b[2J room')", 2, "no\\x1b[2J room"),
-            ("raise KeyboardInterrupt", 130, "Stopped."),
-            ("p.Parser().parse_args(['--hel', '\\x07'])", 2, "unrecognized")):
-        done = start(line)
-        assert done.returncode == status and sentence in done.stderr, done
-        assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
-    program = [sys.executable, "-c", body.format("pass", str(work))]
-    left = subprocess.Popen(program, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    left.stdout.close()  # as `| head` does
-    assert left.stderr.read() == b"" and left.wait() == 0
-    if os.name == "posix":
-        for streams in (">&-", "2>&-", ">&- 2>&- <&-"):
-            shell = subprocess.run(["/bin/sh", "-c", f'"$0" "$@" {streams}', *program],
-                                   cwd=HERE, stdout=subprocess.DEVNULL)
-            assert shell.returncode == 0
-    assert work.read_text() == "x" * (2 + (3 if os.name == "posix" else 0))
-
-def test_support_figures_are_whole_and_point_the_right_way():
-    """Every figure is well-formed XML, also of missing values, flat lines and 40 grey ones; what
-    rises goes right and up; ticks are round; a point tells its numbers."""
-    x = np.arange(1.0, 31)
-    grey = [figures.Line(f"seed {i}", x, np.sin(x + i), "grey") for i in range(40)]
-    missing = figures.Line("mean <all>", x, x * np.nan, "bold")
-    flat = figures.Line("flat", x, np.ones(30), "dots")
-    up = figures.Line("up", x, x**2)
-    for drawing in (figures.line_chart([*grey, missing], "x", "y & z"),
-                    figures.line_chart([flat], "x", "y", ("epochs", 2.5), log_y=True),
-                    figures.line_chart([up, missing], "x", "y", log_x=True, mark=(3, 4, "<"))):
-        root = xml.etree.ElementTree.fromstring(drawing)
-        assert root.tag.endswith("svg") and not re.search(r"\bnan\b", drawing)
-    drawing = figures.line_chart([up], "x", "y", points=True)
-    points = re.search(f'points="([^"]*)" stroke="{figures.COLOURS[0]}"', drawing)[1].split()
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in (points[0], points[-1]))
-    assert x1 > x0 and y1 < y0  # in SVG y grows downwards
-    assert "<title>up: 900 at 30</title>" in drawing
-    assert figures.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-
-def test_support_pages_show_numbers_as_people_write_them():
-    """Three digits, no exponents of a computer, p never with digits below .001; whatever a model
-    wrote stands escaped."""
-    numbers = [page.number(x) for x in (0.47493, 1234.5, 12, 1.07e-11, math.nan, 0.0)]
-    assert numbers == ["0.475", "1,234", "12", "1.07 × 10⁻¹¹", "–", "0"]
-    assert [page.p_text(p) for p in (0.5412, 0.0142, 3e-9, 1.0, math.nan)] == [
-        "p = .54", "p = .014", "p < .001", "p > .99", "p undefined"]
-    path = folder() / "a.html"
-    page.write_page(path, "a < b", {"One": page.paragraphs("<b>\x1b"), "None": ""})
-    text = path.read_text(encoding="utf-8")
-    assert "&lt;b&gt;\\x1b" in text and "None" not in text and "<h1>a &lt; b</h1>" in text
-
-# ---------------------------------------------------------------- data
-
-def test_data_stories_are_the_same_everywhere_and_never_come_twice():
-    """The first 200 have a known sha256, so every machine trains on the same text; 8,000 of each
-    stream, more than a million tokens, are all different, share none and use many words."""
-    train, valid = (stories.first_stories(stream, 8000) for stream in ("train", "valid"))
-    assert hashlib.sha256("\n".join(train[:200]).encode("utf-8")).hexdigest() == (
-        "defd1c56e4e1f299063276af8609c218d2a5dc4c73a447f936f366b1628575c0")
-    assert len({*train, *valid}) == 16_000
-    words = set(re.findall("[a-z']+", " ".join(train[:5000]).lower()))
-    assert len(words) >= 1500, len(words)
-    assert stories.tell("[[a|a]b|[a|a]b]", {}, {}, random.Random(1)) == "ab"
-    with patch.object(stories, "candidate", side_effect=itertools.cycle("aabbccddeeffgghhii")):
-        assert len({*stories.first_stories("train", 3)}) == 3
-    assert command("data/stories.py", 2)[0] == "\n<|endoftext|>\n".join(train[:2]) + "\n"
-
-@contextlib.contextmanager
-def a_server(body, refuse=(), ranges=True, cuts=0, kind="text/plain", hang=0):
-    """Serve `body` on 127.0.0.1: yields (its url, a path to fetch to, the ranges asked for).
-
-    refuse: status of the first answers; cuts: so many end after 90,000 bytes and `hang` seconds."""
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self):
-            request = b"".join(iter(self.rfile.readline, b"\r\n")).decode()
-            asked.append(re.search("bytes=([0-9-]*)", request)[1])
-            number, (first, last) = len(asked), map(int, asked[-1].split("-"))
-            piece = body[first : last + 1] if ranges else body
-            code = 200 if not ranges else 206 if piece else 416
-            code = refuse[number - 1] if number <= len(refuse) else code
-            head = (f"HTTP/1.0 {code} -\nContent-Length: {len(piece)}\nContent-Type: {kind}\n"
-                    f"Content-Range: bytes {first}-{last}/{len(body)}\nRetry-After: 0\n\n")
-            self.wfile.write(head.encode() + piece[: 90_000 if number <= cuts else None])
-            time.sleep(hang if number <= cuts else 0)
-    asked, server = [], socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    with server, contextlib.ExitStack() as end, patch.object(download, "WAIT", 0), \
-            patch.dict(os.environ, no_proxy="127.0.0.1"):
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        end.callback(server.shutdown)
-        yield f"http://127.0.0.1:{server.server_address[1]}/a.txt", folder() / "a.txt", asked
-
-def fetched(url, path, *more):
-    """What fetch returns or its sentence, and which files are there then."""
-    try:
-        result = said(download.fetch, url, path, *more)[1]
-    except InputError as error:
-        result = str(error)
-    return result, os.listdir(path.parent)
-
-def test_data_a_broken_download_continues_where_it_stopped():
-    """Early ends are continued, by the next call too, and what a killed process has left; a living
-    one's is not touched. A server that knows no ranges gives the whole again."""
-    text = b"0123456789" * 30_000
-    with a_server(text, cuts=5) as (url, path, asked):
-        Path(f"{path}.part").write_bytes(text[:10])
-        sentence, left = fetched(url, path, 500_000)
-        assert "not the known 500000" in sentence and left == ["a.txt.part"]
-        for _ in range(2):
-            result, left = fetched(url, path, 300_000)
-        assert (result, left) == (text, ["a.txt"])
-        assert asked == ["10-499999"] + [f"{n}-299999" for n in (10, 90_010, 180_010, 270_010)]
-    with a_server(text, cuts=1, hang=60) as (url, path, asked):
-        code = f"from data.download import fetch; fetch({url!r}, {str(path)!r}, 300_000)"
-        other = subprocess.Popen([sys.executable, "-c", code], cwd=HERE)
-        while sum(part.stat().st_size for part in path.parent.iterdir()) < 90_000:
-            time.sleep(0.01)
-        assert download.parts_of_nobody(path) == []
-        other.kill()
-        other.wait()
-        part, = path.parent.iterdir()
-        shutil.copy(part, str(part).replace(".tmp", "")[:-8] + "01234567.tmp")  # killed twice
-        assert fetched(url, path, 300_000) == (text, ["a.txt"]) and asked[1] == "90000-299999"
-    for server, part, requests in (({"ranges": False}, b"stale", 1), ({"refuse": [416]}, b"x", 2),
-                                   ({}, text[:100], 0)):  # that has all, and only lacked a look
-        with a_server(text, **server) as (url, path, asked):
-            Path(f"{path}.part").write_bytes(part)
-            assert fetched(url, path, 99) == (text[:99], ["a.txt"]) and len(asked) == requests
-
-def test_data_many_fetch_one_file_at_once():
-    """Each gets the whole text, and no part is left; one of them continues an older part."""
-    text = random.Random(1).randbytes(300_000)
-    with a_server(text, cuts=4, hang=0.2) as (url, path, _), \
-            contextlib.redirect_stderr(io.StringIO()):
-        Path(f"{path}.part").write_bytes(text[:1000])
-        contents = []
-        call = lambda: contents.append(download.fetch(url, path, len(text)))
-        threads = [threading.Thread(target=call) for _ in range(5)]
-        for do in (threading.Thread.start, threading.Thread.join):
-            list(map(do, threads))
-        assert contents == [text] * 5 and os.listdir(path.parent) == ["a.txt"]
-
-def test_data_every_failure_of_a_download_is_one_clear_sentence():
-    """Refusals, web pages, another text, a network or a disk that fails: said, with advice that
-    fits, tried again only where that may help, and nothing bad is kept."""
-    right = hashlib.sha256(b"right").hexdigest()
-    for body, server, expected, requests in (
-            (b"right", {"refuse": [404]}, "moved", 1), (b"right", {"refuse": [503]}, b"right", 2),
-            (b"right", {"refuse": [429]}, b"right", 2), (b"", {"refuse": [429] * 2}, "wait", 2),
-            (b"right", {"kind": "text/html"}, "log in with a browser", 1),
-            (b"righ", {}, "has 4 bytes and not the known 5", 1),
-            (b"wrong", {}, f"the known one is {right}", 1)):
-        with a_server(body, **server) as (url, path, asked):
-            path.write_bytes(b"damaged by something")
-            result, left = fetched(url, path, 5, right)
-            assert expected in result and len(asked) == requests, (expected, result, asked)
-            assert left == ["a.txt"] and (path.read_bytes() == b"right") == (result == b"right")
-    for reason, expected, requests in (
-            ("[SSL: CERTIFICATE_VERIFY_FAILED] x", "clock", 1),
-            (download.socket.gaierror(-2, "unknown"), "no network", 1),
-            ("unknown url type: https", "ssl", 1), ("Tunnel connection failed", "https_proxy", 1),
-            (ConnectionResetError("reset"), "continues, or .*--train_file.*--valid_file", 4)):
-        error = download.URLError(reason)
-        with a_server(b"") as (url, path, _), patch.object(download, "getproxies", dict), \
-                patch.object(download, "urlopen", side_effect=error) as asked:
-            result, left = fetched(url, path, 5)
-            assert re.search(expected, result) and "<" not in result, result
-            assert (asked.call_count, left) == (requests, [])
-    with a_server(b"right") as (url, path, asked):
-        with patch.object(download, "write", side_effect=OSError(28, "No space left")):
-            sentence, left = fetched(url, path, 5)
-        assert "left; make room, and the same command continues" in sentence
-        assert left == ["a.txt.part"] and len(asked) == 1
-        path.mkdir()
-        assert "is a folder, where a file should be" in fetched(url, path, 5)[0]
-        refused(lambda: download.fetch(url, HERE / "model.py" / "a", 5), "move that away")
-
-def test_data_texts_are_split_into_documents():
-    """TinyStories at separators, paragraphs apart, the cut end dropped; Shakespeare 90/5/5; a text
-    whose sum nobody knows is called unchecked, on the screen and in the facts."""
-    text = ("A caf\u00e9.\nIt shut.\n\nEnd.\n<|endoftext|>\n" * 3 + "A cut \u00e9").encode()[:-1]
-    right = hashlib.sha256(text).hexdigest()
-    with a_server(text) as (url, path, _), patch.object(download, "DOWNLOADS", path.parent), \
-            patch.dict(download.CORPORA, ptb=(url, {"a": (len(text), right)}),
-                       tinystories=(url, {"a": (len(text), None)}),
-                       tinyshakespeare=(url, {"input": (103, None)})):
-        documents, files = said(download.load, "tinystories")[1]
-        assert documents == {"a": ["A caf\u00e9.\n\nIt shut.\n\nEnd."] * 3}
-        facts = {"bytes": len(text), "sha256": right, "checked": False}
-        assert files == {"tinystories/a.txt": facts}
-        raw, files = said(download.texts, "ptb")[1]
-        assert raw == {"a": text.decode(errors="replace")}
-        assert files == {"ptb/a.txt": facts | {"checked": True}}
-        plays = said(download.load, "tinyshakespeare")[1][0]
-        assert [len(plays[s][0]) for s in ("train", "valid", "test")] == [90, 5, 5]
-        refused(lambda: download.load("ptv"), "no corpus 'ptv'")
-        with patch.object(sys, "argv", ["download.py", "ptb", "tinystories"]):
-            output = said(download.main)[0].splitlines()
-        assert ["could not be checked" in line for line in output] == [False, True]
-        output, _ = command("data/download.py", "ptv")
-        assert "download.py: argument" in output and output.count("\n") == 1
 
 # ---------------------------------------------------------------- tokenizer
 
@@ -833,39 +556,6 @@ def test_train_knows_which_code_was_loaded():
     with patch.dict(train.LOADED, {"tokenizer.py": "of what was loaded"}):
         refused(lambda: train.open_run(SHORT, folder()), "tokenizer.py", "restart Python")
 
-def story_file(*tales, name="stories.txt"):
-    path = folder() / name
-    path.write_text("\n<|endoftext|>\n".join(tales), "utf-8")
-    return str(path)
-
-def test_train_says_what_is_wrong_with_a_text():
-    """One file as both texts is refused, by whatever name, and so is a copy. Fewer stories than
-    asked for, or a download that could not be checked: said, and kept in config.json. A file's
-    name need not be Unicode, config.json is."""
-    from data import texts
-    tales = [f"{n} " + " ".join(stories.first_stories("train", 3)) for n in range(6)]
-    one, two = story_file(*tales), story_file(*tales[4:], "Another end.")
-    link = folder() / "link.txt"
-    os.link(one, link)
-    read = lambda a, b, **more: texts.read_texts(replace(
-        SMOKE, train_file=[a], valid_file=[b], **more))[1]
-    for other in (one, str(link), os.path.join(os.path.dirname(one), ".", "stories.txt")):
-        refused(lambda: read(one, other), "both training and validation")
-    refused(lambda: read(one, story_file(*tales[4:])), "stands in the training text too")
-    refused(lambda: read(one, str(folder() / "none.txt")), "none.txt")
-    notes = said(read, one, two)[1]["notes"]
-    assert [re.findall(r"train|valid|\d+", note) for note in notes] == [
-        ["train", "6", "12"], ["valid", "3", "12"]]
-    assert read(one, two, train_stories=6, tokenizer_stories=5, valid_stories=3)["notes"] == []
-    with patch.object(texts, "load", return_value=(
-            {"train": tales * 2, "valid": ["An end."] * 12}, {"a.txt": {"checked": False}})):
-        out, (_, facts) = said(texts.read_texts, replace(SMOKE, corpus="tinystories"))
-    assert "a.txt could not be checked" in out and len(facts["notes"]) == 1
-    odd = os.fsdecode(os.fsencode(one)[:-4] + b"\xff.txt")
-    with contextlib.suppress(OSError, UnicodeError):  # file systems that know Unicode alone
-        os.rename(one, odd)
-        json.dumps(said(read, odd, two)[1], ensure_ascii=False).encode("utf-8")
-
 def test_train_settings_are_checked():
     """Settings that cannot be are refused by name; an option cut short is none."""
     for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_head": 3}, "n_embd"),
@@ -884,22 +574,6 @@ def test_train_settings_are_checked():
     for words, expected in ((["--restar"], "--restar"), (["--windows_per_step", "4"], "per_step"),
                             (["--help"], "rate at the end of the warm-up; 0 to 1; default")):
         assert expected in " ".join(said(parse, words)[0].split()), words
-
-def test_train_uses_as_many_cores_as_a_container_may():
-    """The quota of either version of cgroups, rounded down, but at least one core."""
-    from support import program
-    here = folder()
-    (here / "cpu").mkdir()
-    with patch.object(program, "CGROUP", here), patch.object(
-            os, "sched_getaffinity", lambda _: range(8), create=True):
-        for name, content, expected in (
-                ("cpu.max", "max 100000", 8), ("cpu.max", "50000 100000", 1),
-                ("cpu.max", "350000 100000\n", 3), ("cpu.max", "9900000 100000", 8),
-                ("cpu.max", "", 8), ("cpu/cpu.cfs_quota_us", "-1\n", 8),
-                ("cpu/cpu.cfs_quota_us", "400000\n", 4)):
-            (here / name).write_text(content)
-            (here / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-            assert train.cores() == expected, (name, content)
 
 def test_train_advice_follows_the_options():
     """Whoever stops a program, or reads of an error, is told to leave out --restart if it was
@@ -990,7 +664,7 @@ def test_stats_pencil_and_paper():
         [1, 0, -1, 0, 1, -1, -1, -1, 2]).statistic, 1e-6)
     # Chi-square on 2 df and F on 2 and 2 have quantiles that one can write down.
     same([s.sd[0], s.low[0], s.high[0]], [1, *((-1 / math.log(x)) ** .5 for x in (.025, .975))])
-    v = stats.variance_ratio([5, 7, 12], [1, 2, 3])
+    v = stats.sd_ratio([5, 7, 12], [1, 2, 3])
     same([v.ratio, v.low, v.high, v.p], [13 ** .5, (13 / 39) ** .5, (13 * 39) ** .5, 2 / 14])
     t = stats.welch([1, 2, 3], [5, 7, 12])
     same([t.difference, t.t, t.df], [-6, -6 / (14 / 3) ** .5, (14 / 3) ** 2 / (170 / 9 / 2)])
@@ -1079,12 +753,12 @@ def test_stats_pairs_and_two_samples_are_scipys():
     same([got.t, got.p, got.df], [theirs.statistic, theirs.pvalue, theirs.df])
     same([got.low, got.high], list(theirs.confidence_interval(0.95)))
     a, b = Y[:3, 1], Y[:5, 4]
-    v = stats.variance_ratio(a, b)
+    v = stats.sd_ratio(a, b)
     same(v.ratio, a.std(ddof=1) / b.std(ddof=1))
     tail = (1 + v.ratio ** 2 / 2) ** -2  # F on 2 and 4 df, written down
     same(v.p, 2 * min(tail, 1 - tail))
     for bound in (v.low, v.high):  # the ratios that a test at 5 % just does not reject
-        same(stats.variance_ratio(a / bound, b).p, 0.05)
+        same(stats.sd_ratio(a / bound, b).p, 0.05)
 
 def test_stats_published_analysis():
     """The published numbers (paper and repository) come from the published observations, the
@@ -1123,7 +797,7 @@ def test_stats_degenerate():
             assert np.isnan([r["anova"].f, r["anova"].icc, *r["shapiro"].p]).all()
             assert np.isnan([r["shapiro_residuals"].p, r["mixed_reml"].log_likelihood]).all()
             assert (r["sd_between"].high == 0).all()
-            assert np.isnan(stats.variance_ratio([.1] * 3, [.1 + shift] * 4).p)
+            assert np.isnan(stats.sd_ratio([.1] * 3, [.1 + shift] * 4).p)
             assert np.isnan(stats.welch([.1] * 3, [.2 + shift] * 4).p)
     rates = stats.rejection_rates(np.random.default_rng(6).normal(size=(9, 2, 5)))
     assert np.isnan(rates).tolist() == [False, False, True]  # hf of 2 subjects
@@ -1165,32 +839,6 @@ def test_stats_rounding_is_not_an_effect():
     for tiny in (1e-17, 1e-14):
         Y = stats.decompose(random_table(6, 5)).residual + tiny * np.arange(5)
         assert 0 < stats.rm_anova(Y).f < 1e-24, stats.rm_anova(Y).f
-
-def test_stats_read_table():
-    """Order, labels, gaps and extra columns do not matter; what cannot be read is one sentence."""
-    head, rows = "seed,val_loss,interval,junk\n", [f"{row},z\n" for row in (
-        "10,1.5,0 10.0,2,1 10,3,5 9,4,5 9,1e0,1 9,0,0 7,1,0 7,NaN,1 7,2,5 7,NA,2 9,nan,2").split()]
-    for text in (head + "".join(rows), "\ufeff" + head + "".join(rows[::-1]) + "\n,,,\n"):
-        Y, seeds, intervals, notes = stats.read_table(table_file(text))
-        assert (Y.tolist(), seeds, intervals) == ([[0, 1, 4], [1.5, 2, 3]], [9, 10], [0, 1, 5])
-        assert len(notes) == 2 and "interval 2" in notes[0] and "seed 7" in notes[1]
-    ok = "seed,interval,val_loss\n1,0,1\n1,1,2\n2,0,3\n"
-    for text, *words in (
-            ("", "empty"), (ok + "2,1,inf\n", "line 5", "val_loss"), (ok + "2,1,x\n", "'x'"),
-            (ok + "2,0,3\n", "line 5", "line 4"), (ok + "2,1\n", "line 5"), (b"\xff\xfe", "UTF-8"),
-            (ok + "2,,4\n", "interval"), (ok + ",1,4\n", "column seed"), (ok, "seed 2"),
-            (ok + "NA,1,4\n", "line 5", "seed"), (ok + "2,NA,4\n", "line 5", "interval"),
-            (ok[:23], "no row"), ("seed," + ok, "once each"),
-            ("a,b\n", "seed, interval, val_loss", "a, b"),
-            (ok + "2,1,1_0", "1_0"), (ok[:35], "fewer than 2", "add some"),
-            (ok + "2,1,\x00\n", "line 5"), (ok + "2,1," + "9" * 200000, "line 5"),
-            (ok.replace(",", ";"), "semicolons"), (ok.replace(",", "\t"), "tabs")):
-        path = table_file(text)
-        out, status = command("stats.py", path)
-        assert status == 2 and out.count("\n") == 1, out
-        assert all(word in out.replace(str(path), "PATH") for word in words), out
-    for path in (HERE, HERE / "absent.csv"):
-        refused(lambda: stats.read_table(path), "cannot read")
 
 def test_stats_report():
     """The report is ASCII in 79 columns, whatever is in a label; no p has more digits than people
@@ -1481,15 +1129,14 @@ def test_telemetry_compares_runs():
     low, high = test.confidence_interval()
     assert (f"loss at the end: 3.50 nats (95 %: {page.number(low)} to {page.number(high)}), "
             f"t(5) = {page.number(test.statistic)}, {page.p_text(test.pvalue)}") in lines, lines
-    # Pairs: the p of Pitman and Morgan; at either end of its interval it is .05.
+    # Spread, with pairs: Pitman's t on n - 2 degrees of freedom, from its formula.
     a, b = Z[:, -1], Y[:, -1]
-    ratio, p = a.std(ddof=1) / b.std(ddof=1), scipy.stats.pearsonr(a + b, a - b).pvalue
-    found = telemetry.paired_ratio(a, b)
-    assert f"ratio: {page.number(ratio)} (95 %" in lines and page.p_text(p) in lines
-    same([found.ratio, found.p], [ratio, p], 1e-9)
-    for bound in (found.low, found.high):
-        same(telemetry.paired_ratio(a / bound, b).p, 0.05, 1e-9)
-    assert math.isnan(telemetry.paired_ratio(a[:2], b[:2]).p)
+    f, r = a.var(ddof=1) / b.var(ddof=1), np.corrcoef(a, b)[0, 1]
+    t = (f - 1) * math.sqrt(4 / (4 * f * (1 - r**2)))
+    p = 2 * scipy.stats.t.sf(abs(t), 4)
+    same(telemetry.spread_ratio(a, b), [math.sqrt(f), p])
+    assert f"ratio: {page.number(math.sqrt(f))}, {page.p_text(p)}" in lines
+    assert math.isnan(telemetry.spread_ratio(a, a)[1])  # copies
     # Runs with other tokenizers are compared in bits, never in nats a token.
     for name, Q in (("three", Y), ("four", Z)):
         run_folder(at / name, Q, tokenizer_sha256=name)
@@ -1650,61 +1297,6 @@ def test_run_all_restarts_a_killed_worker():
     assert "fewer than 2 --workers" in problems[7] and "memory" in problems[7], problems
     assert "smaller model" in run_all.killed_often(Mock(exitcode=-9), 1)
 
-class Terminal(io.StringIO):
-    """What a terminal is to Bars; screen() gives its lines after all that was written."""
-    encoding, isatty = "utf-8", lambda self: True
-
-    def screen(self):
-        lines, at = {}, 0
-        for up, words in re.findall(r"(?:\x1b\[(\d+)F)?\x1b\[K(.*)\n", self.getvalue()):
-            at += 1 - int(up or 0)
-            lines[at] = words
-        return list(lines.values())
-
-@contextlib.contextmanager
-def a_terminal(columns, rows, **environment):
-    """Yields (what a terminal of this size shows, its clock)."""
-    screen, clock = Terminal(), Mock(return_value=0.0)
-    with patch.object(sys, "stdout", screen), patch.object(time, "monotonic", clock), \
-            patch.dict(os.environ, COLUMNS=str(columns), LINES=str(rows), TERM="xterm"):
-        yield screen, clock
-
-def test_run_all_draws_one_bar_for_each_seed():
-    """On a terminal each running seed has one line, drawn anew in its place, never too long; one
-    that is done stays above, whole, with its last loss. What is left is told from the speed."""
-    for columns in 30, 120:
-        with a_terminal(columns, 24) as (screen, clock):
-            show = run_all.progress(SHORT, 1)
-            for seed, tokens, loss in (
-                    (202, 256, 0), (101, 64, 0), (101, 256, 2.5), (101, 768, 1.5), (303, 0, 5.25),
-                    (202, 512, 0), (303, 256, 0)):
-                show(seed, tokens, {"val_loss": loss} if loss else None)
-                clock.return_value += 0.5
-        lines = screen.screen()
-        assert [line[:8] for line in lines] == ["seed 101", "seed 202", "seed 303"], lines
-        assert max(map(len, lines)) < columns and "░" not in lines[0]
-        share = lines[1].count("█") / sum(map(lines[1].count, "█░"))
-        assert abs(share - 2 / 3) < (0.1 if columns == 30 else 0.02), share
-    for line, words in zip(lines, ("loss 1.500   0:00:00 left", "loss nan   0:00:03 left      85",
-                                   "loss 5.250   0:00:02 left     256")):
-        assert words in line, line
-
-def test_run_all_draws_no_more_bars_than_the_screen_has_rows():
-    """Of more seeds than rows the first are drawn; what moves up again never leaves the screen. A
-    stream of IDLE and a dumb terminal get plain lines."""
-    with a_terminal(80, 6) as (screen, _):
-        show = run_all.progress(SHORT, 1)
-        for tokens in (0, 256, 512):
-            for seed in range(10):
-                show(seed, tokens, None)
-        show(9, 768, {"val_loss": 1.0})
-    assert max(map(int, re.findall(r"\x1b\[(\d+)F", screen.getvalue()))) == 4
-    assert [line[:6] for line in screen.screen()] == ["seed 9", "seed 0", "seed 1", "seed 2"]
-    idle = type("StdOutputFile", (Terminal,), {"__module__": "idlelib.run"})
-    for other, term in ((idle(), "xterm"), (Terminal(), "dumb")):
-        with patch.object(sys, "stdout", other), patch.dict(os.environ, TERM=term):
-            assert run_all.progress(SHORT, 1) is train.print_row
-
 def test_run_all_divides_the_seeds_among_ranks():
     """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone
     reports, once all are done, and the bits are those of one process. Ranks cannot --restart."""
@@ -1832,9 +1424,9 @@ GROUPS = ["support", "data", "tokenizer", "model", "train", "stats", "telemetry"
 def tests_of(groups):
     """name -> test function, in the order in which they stand in the files."""
     found = dict(globals())
-    # Whoever deletes studies/ has lost its tests, and nothing else.
-    for path in sorted(HERE.glob("studies/test_*.py")):
-        found |= vars(importlib.import_module(f"studies.{path.stem}"))
+    # What is no chapter has its tests beside it: whoever deletes studies/ has lost its tests too.
+    for path in sorted(HERE.glob("*/test_*.py")):
+        found |= vars(importlib.import_module(f"{path.parent.name}.{path.stem}"))
     beginnings = tuple(f"test_{group}_" for group in groups)
     return {name: test for name, test in found.items() if name.startswith(beginnings)}
 

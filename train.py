@@ -27,7 +27,6 @@ from data.texts import read_texts
 from model import CODE as MODEL_CODE, Llama, ModelConfig, training_flops_per_token
 from support.files import (InputError, code_sha256, need, printable, read_json, sweep, write_csv,
                            write_whole)
-from support.program import cores
 from support.settings import add_options, check_limits, given, setting
 from tokenizer import CODE as TOKENIZER_CODE, END_ID, BPETokenizer
 

@@ -228,9 +228,8 @@ def main():
                  f"The losses of the first two steps are {same}."]
     else:
         from model import ModelConfig, training_flops_per_token
-        from train import cores
         flops_per_token = training_flops_per_token(ModelConfig())  # of the published model
-        found = ceiling(cores(), flops_per_token, args.rounds, args.seconds)
+        found = ceiling(support.program.cores(), flops_per_token, args.rounds, args.seconds)
         lines = []
         for row in found:
             lines.append(f"{row['what']:16s}{row['workers']:3d} process(es) x{row['threads']:3d} "

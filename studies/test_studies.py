@@ -6,7 +6,6 @@ Planted effects are found, absent ones are not, and published numbers come out a
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
