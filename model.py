@@ -12,7 +12,7 @@ learned positions, SwiGLU for GELU, and no biases (Touvron et al. 2023, "LLaMA")
 Shapes: B windows at once, T tokens in a window, C = n_embd numbers for each token, V tokens in
 the vocabulary, H heads of D = C / H numbers.
 """
-from support.program import Parser, run  # first: from here on Ctrl-C is one line
+from support.program import Parser, run  # first: from here on Ctrl-C prints no traceback
 import math
 from dataclasses import dataclass
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from support.files import code_sha256, need
 
-CODE = code_sha256(__file__)  # of this file as it was loaded: train.py notes it in every run
+CODE_SHA256 = code_sha256(__file__)  # of this file as it was loaded: train.py notes it in every run
 
 @dataclass
 class ModelConfig:
@@ -199,8 +199,8 @@ class Llama(nn.Module):
         # A buffer moves to the GPU with the model, but is not learned; not in checkpoints either.
         self.register_buffer("table", rotary_table(config), persistent=False)
         # KEEP: every matrix normal with standard deviation init_std, in the order of parameters();
-        # the norms' weights stay at 1. (Torch has drawn weights above, which are overwritten; but
-        # without these draws all later ones would be others.)
+        # the norms' weights stay at 1. (What torch drew above is overwritten, but has moved its
+        # generator on.)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=config.init_std)
@@ -224,7 +224,7 @@ class Llama(nn.Module):
 
     # EXERCISE 4: for every new token this computes all keys and values again. Keep them instead:
     # - the same text, for any temperature, generator and stop;
-    # - from p to n tokens within the window, matrix products of n tokens once (and a tenth more);
+    # - within the window, the matrix products of each token once (a tenth more is allowed);
     # - beyond block_size compute the window anew: in kept keys what was dropped lives on;
     # - forward gives the same loss; neither the next text nor a checkpoint holds anything kept.
     # Trap: with one query and many keys, is_causal=True shows it only the first.

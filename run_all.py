@@ -1,6 +1,6 @@
 """Chapter 6. The whole study with one command: text, tokenizer, training, statistics, report.
 
-    python run_all.py                          the classroom study (1.5 minutes on two cores)
+    python run_all.py                          the classroom study (a minute on two cores)
     python run_all.py --preset fresh           its control: no story seen twice
     python run_all.py --peak_lr 1e-3 --final_lr 1e-4 --out runs/slow      any setting
     python run_all.py --help                   all of them
@@ -11,7 +11,7 @@ The same command continues an interrupted run, and on one machine the result is 
 a run never interrupted, but for the two columns of times. `main` is the table of contents; below
 the line stands how seeds share the machine.
 """
-import support.program  # first: Ctrl-C is one line from here on, during imports too
+import support.program  # first: from here on Ctrl-C prints no traceback
 
 import contextlib, json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
 from multiprocessing.connection import wait
@@ -21,9 +21,9 @@ import numpy as np
 from support.files import InputError, need, sweep, write_csv, write_whole
 from support.program import cores
 from support.progress import Bars, can_draw
-from train import (Text, WriteConfig, advice, config_from, differences, load_model, open_run,
+from train import (Text, WriteConfig, config_from, differences, is_of, load_model, open_run,
                    print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
-                   settings_parser, train_seed, write_on, write_tables)
+                   settings_parser, telling_how_to_go_on, train_seed, write_on, write_tables)
 
 def main():
     # What is asked for: the settings, the run folder, and which seeds this process is to train.
@@ -33,25 +33,27 @@ def main():
     need(len(config.seeds) >= 2, "a study needs 2 seeds or more; train.py trains a single one")
     rank, n_ranks = place_among_processes(args)
     seeds = config.seeds[rank::n_ranks]  # every n-th one from our number on
+    n_workers = args.workers if n_ranks == 1 else min(args.workers, 1)
 
-    # 1. The text becomes tokens, and a folder remembers what this study is.
-    _, _, described = open_run(config, out, args.restart)
+    # 1. The text becomes tokens, and a folder remembers what this study is. (Every process of
+    # torchrun does this: all write the same, and each file whole.)
+    _, described = open_run(config, out, args.restart)
     if rank == 0:
         print(f"{out.name}: {len(config.seeds)} seeds, {described['train_documents']:,d} stories "
               f"({described['train_tokens']:,d} tokens), {config.total_tokens:,d} tokens each")
 
     # 2. Training: each seed in a process of its own, some of them at once.
-    with advice(args) as how:
-        problems = train_all(config, out, seeds, args.workers, progress(config, n_ranks))
+    with telling_how_to_go_on(args) as how:
+        problems = train_all(config, out, seeds, n_workers, progress(config, n_ranks))
     for seed, problem in problems.items():
-        print(f"seed {seed} is left out: {problem}{how}", file=sys.stderr)
+        print(f"seed {seed} is not complete: {problem}{how}", file=sys.stderr)
     if n_ranks > 1:
         wait_for_all(config, out, problems)
     if rank > 0:
         return 0  # process 0 alone writes the report
 
     # 3. What the seeds left behind becomes one table, and two stories to read.
-    with advice(args):
+    with telling_how_to_go_on(args):
         complete = gather(config, out)
     write_samples(out, complete[0])
 
@@ -102,7 +104,7 @@ def parse():
     parser = settings_parser("Run a whole study; the same command continues it.")
     parser.add_argument("--workers", type=int, default=cores(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
-                        "one on each core; under torchrun always 1 a process)")
+                        "one on each core; under torchrun at most 1 a process)")
     args = parser.parse_args()
     need(args.workers >= 0, f"workers is {args.workers}; it must be 0 or more")
     need(args.workers > 0 or not args.restart, "--restart puts the run aside, and --workers 0 "
@@ -125,17 +127,15 @@ def place_among_processes(args):
          "start with torchrun")
     need(size == "1" or not args.restart,
          "--restart and torchrun do not go together; give a new --out")
-    if size != "1":
-        args.workers = 1
     return int(rank), int(size)
 
 def wait_for_all(config, out, problems):
     """Wait until each seed is complete or left out, whichever process trains it. Files tell, since
     a barrier of torch.distributed would give up long before a night is over."""
     for seed in problems:  # an error here ends this process, and torchrun then ends the others
-        need(left_out(seed, out) is not None, f"seed {seed} is not complete, so neither is the run")
+        need(why_left_out(seed, out) is not None, f"seed {seed} is not complete, so neither is the run")
     for seed in config.seeds:
-        while left_out(seed, out) is None and not read_complete(config, seed, out):
+        while why_left_out(seed, out) is None and not read_complete(config, seed, out):
             time.sleep(3)
 
 # ---------------------------------------------------------------- one process a seed
@@ -151,12 +151,11 @@ def wait_for_all(config, out, problems):
 def read_complete(config, seed, out):
     """The last checkpoint of a seed if it is of this run and holds every measurement, or None."""
     saved = read_checkpoint(out / f"seed_{seed}" / "last.pt")
-    if saved and saved["run"] == run_sha256(out) and saved["rows"][-1]["seed"] == seed:
-        if len(saved["rows"]) == len(config.measured_steps):
-            return saved
+    if is_of(saved, seed, run_sha256(out)) and len(saved["rows"]) == len(config.measured_steps):
+        return saved
     return None
 
-def left_out(seed, out):
+def why_left_out(seed, out):
     """Why a seed came to an end that it would come to again (left_out.txt), or None."""
     path = out / f"seed_{seed}" / "left_out.txt"
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
@@ -171,8 +170,10 @@ def train_all(config, out, seeds, n_workers, show):
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read at a process's start
     # Which seeds are to be trained: not those that are complete, nor those that cannot be.
     missing = [seed for seed in seeds if not read_complete(config, seed, out)]
-    problems = {seed: left_out(seed, out) for seed in missing if left_out(seed, out)}
-    waiting = [seed for seed in missing if n_workers and seed not in problems]
+    problems = {seed: why_left_out(seed, out) for seed in missing if why_left_out(seed, out)}
+    waiting = [seed for seed in missing if seed not in problems]
+    if n_workers == 0:  # nothing is trained: what is there is analysed
+        waiting = []
     n_killed = dict.fromkeys(waiting, 0)
     running = {}  # the pipe on which a worker's news come -> (seed, process)
     try:
@@ -184,9 +185,11 @@ def train_all(config, out, seeds, n_workers, show):
                 running[pipe] = seed, process
             for pipe, news in hear(running):
                 seed, process = running[pipe]
-                if news is None:
+                if news is None:  # its process has ended
                     del running[pipe]
-                    n_killed[seed] += was_killed(seed, process)
+                    process.join()
+                    end_if_code_failed(seed, process.exitcode)
+                    n_killed[seed] += process.exitcode != 0
                     if process.exitcode and n_killed[seed] < 4:
                         waiting.insert(0, seed)  # it continues from its checkpoint
                     elif process.exitcode:
@@ -217,7 +220,7 @@ def start_worker(config, seed, out):
 
 def hear(running):
     """Sleep until workers have news or have ended: [(pipe, news, or None if it has ended)]."""
-    # (Its pipe alone does not tell: on Windows one that dies early leaves it open.)
+    # (The pipe alone does not tell: on Windows a worker that dies early leaves its own open.)
     ready = wait([*running, *(process.sentinel for _, process in running.values())])
     heard = []
     for pipe, (_, process) in running.items():
@@ -228,14 +231,12 @@ def hear(running):
                 heard.append((pipe, None))
     return heard
 
-def was_killed(seed, process):
-    """Whether a worker that has ended was killed from outside. An error in the code, most likely a
-    student's edit, ends the whole run."""
-    process.join()
-    if process.exitcode == 1:
+def end_if_code_failed(seed, exitcode):
+    """A worker that ends with 1 met an error in the code, most likely a student's edit: the next
+    seed would meet it too, so the whole program ends."""
+    if exitcode == 1:
         sys.exit(f"Seed {seed} stopped with the error above (on Windows perhaps it was ended from "
                  "outside), and so does the run.")
-    return process.exitcode != 0
 
 def killed_often(process, n_workers):
     """What is said of a seed that is given up."""
@@ -250,7 +251,7 @@ def worker(pipe, config, seed, out):
     threading.Thread(target=end_with_parent, daemon=True).start()
     told = 0.0  # when the parent was last told something
 
-    def report(seed, tokens_seen, row):
+    def tell(seed, tokens_seen, row):
         nonlocal told
         if row or time.monotonic() > told + 0.2:  # every step would be too much news
             told = time.monotonic()
@@ -260,7 +261,7 @@ def worker(pipe, config, seed, out):
         # This process has read the code just now: is it still the one that the run began with?
         different = differences(settings_and_code(config), read_config(out))
         need(not different, f"the run and its code are no longer the same: {different}")
-        train_seed(config, seed, Text(**np.load(out / "text.npz")), out, report)
+        train_seed(config, seed, Text(**np.load(out / "text.npz")), out, tell)
     # A sentence for the user goes through the pipe. Any other error is printed by Python as it is.
     except (FloatingPointError, InputError, OSError) as error:
         with contextlib.suppress(OSError):  # the parent may be dead

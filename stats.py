@@ -14,7 +14,7 @@ The docstrings work this table by hand. A cell is the grand mean 5, plus what it
 
 What is undefined is nan, never a guess; a table that cannot be judged is an InputError.
 """
-import support.program  # first: from here on Ctrl-C is one line, not a traceback
+import support.program  # first: from here on Ctrl-C prints no traceback
 import json, math, textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ def rm_anova_textbook(Y):
     return ss_effect, ss_subject, ss_error, f
 
 # ---------------------------------------------------------------- without losing digits
+# Ties must give exactly 0, whatever rounding does. (The first time, go on to `decompose`.)
 # A stored number is wrong by up to eps/2 = 1.1e-16 of its size, and a residual by up to 2 eps. Rows
 # that differ by exactly 0.1 differ in the computer by 0.1 and some rounding, and F would divide by
 # it. So what is below ROUNDING times the largest number is no variation, what is CLEAR times as
@@ -112,6 +113,7 @@ def decompose(Y):
     # Centre first: take subject 0 off everybody. What they have in common is gone.
     first = Y[..., :1, :]                            # (..., 1, k)
     rest = Y - first                                 # (..., n, k)
+    # (Of numbers near 1e9 a mean would lose digits: so the first level goes off before it.)
     level = first - first[..., :1] + rest.mean(axis=-2, keepdims=True)
     level = level - level.mean(axis=-1, keepdims=True)
     subject = rest.mean(axis=-1, keepdims=True) - rest.mean(axis=both, keepdims=True)
@@ -139,6 +141,7 @@ def f_and_epsilons(Y):
     epsilon is 1, if it lies in one alone, 1/d. With residuals R (tr adds up a diagonal),
         gg = tr(R'R)^2 / (d tr(R'R R'R))           (Box 1954; Greenhouse & Geisser 1959)
         hf = (n d gg - 2) / (d (n - 1 - d gg))     (Huynh & Feldt 1976), uncapped
+    In words: gg is the squared sum of R'R's eigenvalues over d times the sum of their squares.
     Example: R'R = (2 1 -3, 1 2 -3, -3 -3 6), gg = 100 / (2 * 82) = 0.610, hf = (6 gg - 2) /
     (2 (2 - 2 gg)) = 1.0625. Trap: hf has a pole at gg = (n-1)/d, the largest gg that n-1 < d
     allows; towards it, hf says "no correction" whatever the truth.
@@ -149,11 +152,10 @@ def f_and_epsilons(Y):
     f = (parts.ss_effect / d) / (parts.ss_error / ((n - 1) * d))
     if k == 2:  # one difference has one variance: none is unequal
         return f, np.ones_like(f), np.ones_like(f)
-    # R'R (k, k) and RR' (n, n) have one trace, SS_error, and one trace of the square: take the
-    # smaller. Both are symmetric, so that trace is the sum of their squared entries.
+    # R'R (k, k) and RR' (n, n) have one trace, SS_error, and one trace of the square; here n is
+    # the smaller. A symmetric matrix has as trace of its square the sum of its squared entries.
     R = parts.residual
-    R_turned = np.swapaxes(R, -1, -2)
-    products = R @ R_turned if n < k else R_turned @ R
+    products = R @ np.swapaxes(R, -1, -2)
     gg = parts.ss_error ** 2 / (d * (products ** 2).sum(axis=(-2, -1)))
     room = n - 1 - d * gg
     room = np.where(room > 1e-12 * n, room, np.nan)  # at the pole hf is undefined
@@ -226,7 +228,7 @@ def epsilons(Y):
 
 @dataclass
 class Mauchly:
-    w: float = np.nan      # 1 for a sphere, 0 for a flat one
+    w: float = np.nan      # 1: all variances equal; 0: one of them is 0
     chi2: float = np.nan   # chi-square distributed on df, about, if the truth is a sphere
     df: float = np.nan     # k (k - 1) / 2 - 1, for k > 2
     p: float = np.nan
@@ -368,7 +370,7 @@ def pairwise_tests(Y, pairs=None):
                  df=np.full(len(a), n - 1), p=p, p_adjusted=p_adjusted, d_z=mean / sd)
 
 # ---------------------------------------------------------------- two independent samples
-def sample(x):
+def mean_variance_n(x):
     """x (n,) -> its mean, its variance (with n - 1), n."""
     x = checked(np.reshape(x, (-1, 1)), least_levels=1)
     variance = (deviations(x) ** 2).sum() / (len(x) - 1)
@@ -389,8 +391,8 @@ def welch(a, b):
     Example: 1 2 3 and 5 7 12: t = -6 / sqrt(1/3 + 13/3) = -2.78, df = 2.31, p = 0.09; nan where
     both are constant. Trap: seeds that both samples share are pairs: use pairwise_tests.
     """
-    mean_a, variance_a, n_a = sample(a)
-    mean_b, variance_b, n_b = sample(b)
+    mean_a, variance_a, n_a = mean_variance_n(a)
+    mean_b, variance_b, n_b = mean_variance_n(b)
     difference = mean_a - mean_b
     v_a, v_b = variance_a / n_a, variance_b / n_b  # of the means
     if v_a + v_b == 0:
@@ -416,8 +418,8 @@ def sd_ratio(a, b):
     Example: 5 7 12 and 1 2 3: F = 13, ratio 3.61, p = 2 / (1 + 13) = 0.14. Both constant: nan.
     Trap: it takes the numbers as normal and independent; heavy tails look like an effect.
     """
-    _, variance_a, n_a = sample(a)
-    _, variance_b, n_b = sample(b)
+    _, variance_a, n_a = mean_variance_n(a)
+    _, variance_b, n_b = mean_variance_n(b)
     f = variance_a / variance_b
     df = n_a - 1, n_b - 1
     tails = scipy_stats.f.cdf(f, *df), scipy_stats.f.sf(f, *df)
@@ -436,8 +438,8 @@ class Spread:
 def sd_between(Y):
     """At each level, how far apart are the subjects, and how well can so few of them tell?
     Y (n, k) -> Spread; interval sd sqrt((n-1) / q), q the quantiles of chi-square on n-1 df.
-    Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: that is no mistake; n values tell a sd
-    no better (6 seeds: 0.62 to 2.45 times sd).
+    Example: 1 2 3 has sd 1, interval 0.52 to 6.28. Trap: so wide an interval is no mistake; n
+    values tell a sd no better (6 seeds: 0.62 to 2.45 times sd).
     """
     own = deviations(checked(Y, least_levels=1))
     df = len(own) - 1
@@ -479,7 +481,7 @@ def mixed_model(Y, method="REML"):
     log_likelihood = np.nan if lam == 0 else -minus_2_log / 2
     # Level 0 carries the subjects' heights; in differences between levels they cancel.
     fixed = (parts.level - parts.level[0, 0])[0]
-    fixed[0], _, _ = sample(np.asarray(Y)[:, 0])
+    fixed[0], _, _ = mean_variance_n(np.asarray(Y)[:, 0])
     se = np.full(k, np.sqrt(2 * s2 / n))
     se[0] = np.sqrt((s2 + var_subject) / n)
     return MixedModel(fixed=fixed, se=se, log_likelihood=float(log_likelihood),
@@ -537,11 +539,11 @@ def lesson(n_studies=2000):
     for phi in (0, 0.5, 0.9):
         rates = rejection_rates(ar1(rng, (n_studies, n, k), phi))
         yield "  {:20} {:11.1%} {:17.1%} {:13.1%}".format(phi, *rates)
-    yield "  Uncorrected is wrong. Greenhouse-Geisser is safe and, with few subjects, nearly blind."
+    yield "  Uncorrected is wrong once neighbours correlate. Greenhouse-Geisser is safe, far below 5 %."
     yield "  Huynh-Feldt keeps the level here, but jumps across a pole: no verdict rests on it."
 
-# ================================================================
-# Stop reading here the first time. Below, the results become a page.
+# ================================================================ the whole analysis as a page
+# Stop reading here the first time.
 # ---------------------------------------------------------------- the whole analysis
 def analyse(Y):
     """Everything above for one table: Y (n, k) -> dict of results. 6 x 21 take under 50 ms."""
@@ -607,7 +609,7 @@ def report(r, dv, intervals, notes):
 
 def main():
     """Print the analysis of a file, or the lesson."""
-    parser = support.program.Parser(prog="stats.py", description="Tests of seeds by intervals.")
+    parser = support.program.Parser(prog="stats.py", description="Compare intervals over seeds.")
     parser.add_argument("file", nargs="?", help="csv with columns seed, interval and the variable")
     parser.add_argument("--dv", default="val_loss", help="the variable to analyse")
     parser.add_argument("--json", action="store_true", help="print data for another program")

@@ -23,7 +23,7 @@ The measures, by hand, for one seed and a window of 3 changes (two of the rows a
 At interval 4 the loss went up by 2. As published a spike is above mean + 2 sd of -2 0 2, which
 is 0 + 2 * 1.63 = 3.27; without itself, of -4 -2 0, it is -2 + 2 * 1.63 = 1.27.
 """
-import support.program  # first, so that Ctrl-C is one line from now on
+import support.program  # first: from here on Ctrl-C prints no traceback
 
 import inspect, math
 from collections import Counter
@@ -427,8 +427,8 @@ def limits(run):
         "Never varied: the training text, the tokenizer, the validation windows.",
     ]
 
-# ================================================================
-# Stop reading here the first time. Below: the tools of the answers, simulations, odd folders, the
+# ================================================================ what the answers stand on
+# Stop reading here the first time. Below: tools of the answers, simulations, odd folders, the
 # report, comparisons, the command line.
 
 # ---------------------------------------------------------------- tools of the answers

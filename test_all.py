@@ -15,7 +15,7 @@ Read these five first:
     test_train_continues_bit_for_bit                     what a power cut may not change
     test_stats_pencil_and_paper                          numbers worked out by hand
 """
-import support.program  # first: Ctrl-C is one line from here on
+import support.program  # first: from here on Ctrl-C prints no traceback
 import atexit, contextlib, csv, functools, hashlib, importlib, io, itertools, json, math
 import multiprocessing, os, random, re, runpy, shutil, subprocess, sys, tempfile
 import threading, time, traceback, warnings
@@ -382,7 +382,7 @@ def test_train_row_is_what_its_names_say():
     config = replace(SMOKE, valid_start=start, published_windows=3)
     (text, learned, _), rng = train.prepare_text(config), np.random.default_rng(0)
     now, before = rng.normal(3, 1, (2, 8))
-    row = train.measure(config, 101, 8, text, now, before, [3.0, 5.0], [1.0, 2.0], 2.0, 9.0)
+    row = train.metrics_row(config, 101, 8, text, now, before, [3.0, 5.0], [1.0, 2.0], 2.0, 9.0)
     targets = text.valid[start + 1 : start + 129]
     n_bytes = len(learned.decode(i for i in targets if i != 256).encode("utf-8"))
     expected = dict(
@@ -391,7 +391,7 @@ def test_train_row_is_what_its_names_say():
         bits_per_byte=now.sum() * 16 / math.log(2) / n_bytes, train_loss=4, grad_norm=1.5,
         tokens_per_second=64, epochs=512 / (len(text.train) - 17), interval=2, tokens_seen=512)
     same([row[name] for name in expected], list(expected.values()))
-    first = train.measure(SMOKE, 1, 0, text, now, None, [], [], 1, 1)
+    first = train.metrics_row(SMOKE, 1, 0, text, now, None, [], [], 1, 1)
     assert all(math.isnan(first[name]) for name in ("val_change_se", "val_loss_published",
                                                     "train_loss", "grad_norm"))
 
@@ -499,7 +499,7 @@ def test_train_damaged_files_are_noticed():
             out, _ = said(train.train_seed, SHORT, 101, text, at)
             assert rows_of(table) == rows and len(train.read_checkpoint(last)["rows"]) == 4
             assert out.count("not used") == n, out
-            assert last.with_name("last.pt.damaged").read_bytes() == bad
+            assert last.with_name("last.pt.unused").read_bytes() == bad
     assert not (at / "harm").exists()
     (at / "seed_202").mkdir()  # one copied from another seed is not used either
     (at / "seed_202" / "last.pt").write_bytes(content)
@@ -520,7 +520,7 @@ def test_train_never_mixes_two_runs():
     run, and neither is a byte order mark, which an editor may leave there. What a killed program
     has left half-written is removed."""
     at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
-    text, _, _ = train.open_run(SHORT, at)
+    text, _ = train.open_run(SHORT, at)
     train.train_seed(SHORT, 101, text, at)
     refused(lambda: train.open_run(other, at), "peak_lr (was 0.004, now 0.001)", "--restart")
     said(train.open_run, other, at, True)
@@ -582,16 +582,16 @@ def test_train_advice_follows_the_options():
     for words, expected in ((["--restart"], True), (["--out", "my--restart"], False)):
         for error in (KeyboardInterrupt, OSError("give the same command again")):
             try:
-                with train.advice(parse(words)):
+                with train.telling_how_to_go_on(parse(words)):
                     raise error
             except (KeyboardInterrupt, OSError) as told:
                 assert "same command" in str(told), str(told)
-                assert ("without --restart" in str(told)) == expected, str(told)
+                assert ("leave out --restart" in str(told)) == expected, str(told)
 
 @functools.cache
 def a_trained_run():
     at = folder() / "run"
-    text, _, _ = train.open_run(SHORT, at)
+    text, _ = train.open_run(SHORT, at)
     train.train_seed(SHORT, 202, text, at)
     return at
 
@@ -1259,7 +1259,7 @@ def test_run_all_stops_in_one_sentence():
     stopped.send_signal(run_all.signal.SIGINT)
     _, told = stopped.communicate(timeout=60)
     assert stopped.returncode == 130 and "Traceback" not in told, told
-    assert re.search("Stopped.*same command continues.*without --restart", told), told
+    assert re.search("Stopped.*same command continues.*leave out --restart", told), told
     assert not list(at.rglob("*.tmp"))
 
 def test_run_all_workers_end_with_their_parent():
@@ -1327,7 +1327,7 @@ def test_run_all_leaves_out_a_seed_that_diverges():
     assert len(train.read_checkpoint(at / "seed_303" / "last.pt")["rows"]) == 1
     for _ in range(2):
         out, status = command("run_all.py", *words)
-        assert status == 1 and "seed 303 is left out: the loss became nan at step 2" in out, out
+        assert status == 1 and "seed 303 is not complete: the loss became nan at step 2" in out, out
     assert stats.read_table(at / "metrics.csv")[1] == [101, 202]
 
 def test_run_all_collects_what_the_seeds_left():

@@ -9,16 +9,17 @@ often. What is frequent ends up as one token (" the"), what is rare stays in pie
     python tokenizer.py show tok.json "Once upon a time"       ids and pieces
 
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019, "GPT-2" (of bytes). In all
-chapters KEEP marks what results rest on, EXERCISE what a class changes (course/README.md).
+chapters KEEP marks what results rest on, EXERCISE what a class changes (course/README.md). The
+judge of exercise N is `python test_all.py exercise N`.
 """
-from support.program import Parser, run  # first: Ctrl-C is one line from here on
+from support.program import Parser, run  # first: from here on Ctrl-C prints no traceback
 import heapq, json, re
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from support.files import (END_OF_TEXT, InputError, code_sha256, need, printable, read_documents,
                            read_json, write_whole)
-CODE = code_sha256(__file__)  # of this file as it was loaded: train.py notes it in every run
+CODE_SHA256 = code_sha256(__file__)  # of this file as loaded: train.py notes it in every run
 END_ID = 256  # KEEP: after the 256 bytes; no merge contains it, so no text can produce it
 FIRST_MERGE_ID = 257  # from here on every token is two others, joined
 
@@ -28,7 +29,7 @@ FIRST_MERGE_ID = 257  # from here on every token is two others, joined
 # digit nor underscore; together the alternatives take every character. At most 64 in a row: else
 # the time for a million letters without a space would grow with the square of their number.
 # EXERCISE 1: make " the" two chunks, " " and "the"; cut all else as it is. Predict: will the loss a
-# token rise, and the bits a byte? Then run classroom into runs/words, and compare it with
+# token rise, and the bits a byte? Then `python run_all.py --out runs/words`, compared with
 # runs/classroom. Why do the two measures disagree? (The judge asks for numbers. Then undo it.)
 # EXERCISE 10: digits one by one: every digit, of any script and in a number of any length, a chunk
 # of its own, with the space before it or without; cut all else as it is. The stories hold no
@@ -109,7 +110,7 @@ def fast_bpe(documents, vocab_size):
     merges = []
     while heap and FIRST_MERGE_ID + len(merges) < vocab_size:
         negative_count, best = heapq.heappop(heap)
-        if counts[best] != -negative_count:  # it fell; one that rose was pushed when it rose
+        if counts[best] != -negative_count:  # stale: it fell (one that rises is pushed)
             heapq.heappush(heap, (-counts[best], best))
             continue
         if counts[best] < 2:
@@ -143,8 +144,8 @@ class BPETokenizer:
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        self.id_of = {pair: i for i, pair in enumerate(self.merges, FIRST_MERGE_ID)}
-        self.ids_of = cache(self.encode_chunk)  # remembered, since a text repeats its words
+        self.id_of_pair = {pair: i for i, pair in enumerate(self.merges, FIRST_MERGE_ID)}
+        self.encode_cached = cache(self.encode_chunk)  # remembered, since a text repeats its words
         # The bytes of every token, built in the order in which they were learned.
         self.pieces = [bytes([i]) for i in range(256)] + [END_OF_TEXT.encode("utf-8")]
         for left, right in self.merges:
@@ -160,18 +161,18 @@ class BPETokenizer:
     def encode_chunk(self, chunk):
         """Apply the merges in the order in which they were learned, as in training."""
         ids = byte_ids(chunk)
-        none = self.vocab_size  # larger than any id: what a pair becomes that was never merged
+        never = self.vocab_size  # larger than any id: what a pair becomes that was never merged
         while True:
             # What each pair of neighbours becomes. The one learned first has the smallest id.
-            new_ids = [self.id_of.get(pair, none) for pair in zip(ids, ids[1:])]
-            first_learned = min(new_ids, default=none)
-            if first_learned == none:
+            new_ids = [self.id_of_pair.get(pair, never) for pair in zip(ids, ids[1:])]
+            first_learned = min(new_ids, default=never)
+            if first_learned == never:
                 return ids
             ids = merge(ids, self.merges[first_learned - FIRST_MERGE_ID], first_learned)
 
     def encode(self, text):
         """The ids of `text`, a list of int. Raises InputError at a lone surrogate (byte_ids)."""
-        return [i for chunk in CHUNK.findall(text) for i in self.ids_of(chunk)]
+        return [i for chunk in CHUNK.findall(text) for i in self.encode_cached(chunk)]
 
     def encode_documents(self, documents):
         """All documents in one list of ids, with the end-of-text token after each of them."""
@@ -196,7 +197,7 @@ class BPETokenizer:
                 "row": "[id, left id, right id, how it was built]", "chunk": CHUNK.pattern}
         head = json.dumps(head, indent=1).removesuffix("\n}")
         rows = [json.dumps([i, left, right, f"{self.show(left)} + {self.show(right)}"])
-                for (left, right), i in self.id_of.items()]
+                for (left, right), i in self.id_of_pair.items()]
         write_whole(path, head + ',\n "merges": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n")
 
     @classmethod

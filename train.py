@@ -11,7 +11,7 @@ run_all.py calls `train_seed` once for every seed, each in a process of its own.
 The first two take seconds. Order, learning rate and measurement are those of the published study
 (arXiv 2606.13370 and its author's repository) unless a setting says otherwise.
 """
-import support.program  # first: Ctrl-C is one line from here on, during imports too
+import support.program  # first: from here on Ctrl-C prints no traceback
 
 import contextlib, hashlib, io, json, math, os, platform, sys, time
 from dataclasses import asdict, dataclass, fields
@@ -24,11 +24,11 @@ import torch.nn.functional as F
 
 from data.download import CORPORA
 from data.texts import read_texts
-from model import CODE as MODEL_CODE, Llama, ModelConfig, training_flops_per_token
+from model import CODE_SHA256 as MODEL_SHA256, Llama, ModelConfig, training_flops_per_token
 from support.files import (InputError, code_sha256, need, printable, read_json, sweep, write_csv,
                            write_whole)
 from support.settings import add_options, check_limits, given, setting
-from tokenizer import CODE as TOKENIZER_CODE, END_ID, BPETokenizer
+from tokenizer import CODE_SHA256 as TOKENIZER_SHA256, END_ID, BPETokenizer
 
 # ---------------------------------------------------------------- what a study is
 
@@ -37,7 +37,7 @@ class StudyConfig:
     """Every setting of a study. The defaults are those of the preset `classroom`."""
 
     preset: str = "classroom"
-    # The text.         setting(default, what it is, lowest, highest)
+    # Each is a setting(default, what it is, lowest, highest). The text:
     corpus: str = setting("embedded", "where the text is from", choices=["embedded", *CORPORA])
     train_file: list = setting([], "files of training text, instead of the corpus")
     valid_file: list = setting([], "files of validation text, instead of the corpus")
@@ -45,26 +45,26 @@ class StudyConfig:
     valid_stories: int = setting(60, "stories of validation text", 1, 10**5)
     tokenizer_stories: int = setting(24, "training stories the tokenizer learns from", 1, 10**5)
     vocab_size: int = setting(1024, "tokens in the vocabulary", 257, 65536)
-    # The model.
+    # The model:
     block_size: int = setting(64, "tokens in a window", 4, 2048)
     n_layer: int = setting(2, "layers", 1, 48)
     n_head: int = setting(4, "attention heads; n_embd / n_head must be even", 1, 64)
     n_embd: int = setting(128, "numbers that stand for a token", 4, 2048)
-    # Training. One run for each seed.
+    # Training:
     seeds: list = setting([101, 202, 303, 404, 505, 606], "one run for each", 0, 2**32 - 1)
     seed_decides: str = setting("weights", "the initial weights, or the order of windows too",
                                 choices=["weights", "weights+order"])
     total_tokens: int = setting(225_280, "tokens trained, in whole intervals", 1, 10**11)
     batch_size: int = setting(16, "windows in one optimizer step", 1, 1024)
-    micro_batch_size: int = setting(16, "windows in one backward pass", 1, 1024)
+    micro_batch_size: int = setting(16, "windows computed at once", 1, 1024)
     peak_lr: float = setting(4e-3, "learning rate at the end of the warm-up", 0, 1)
     final_lr: float = setting(4e-4, "learning rate at the end of the decay", 0, 1)
     warmup_tokens: int = setting(11_264, "tokens until the rate has risen to peak_lr", 0, 10**11)
-    decay_tokens: int = setting(225_280, "tokens until it has fallen to final_lr", 1, 10**11)
+    decay_tokens: int = setting(225_280, "tokens, warm-up included, until it is final_lr", 1, 10**11)
     weight_decay: float = setting(0.1, "AdamW's pull of all parameters towards 0", 0, 10)
     grad_clip: float = setting(1.0, "longest gradient that a step may follow", 1e-6, 1e6)
     device: str = setting("cpu", "where the tensors live", choices=["cpu", "cuda", "mps"])
-    # Measurement.
+    # Measurement:
     interval_tokens: int = setting(11_264, "tokens trained between measurements", 1, 10**11)
     valid_start: int = setting(0, "token at which the validation windows begin", 0, 10**9)
     valid_windows: int = setting(96, "validation windows, side by side", 2, 10**5)
@@ -78,6 +78,11 @@ class StudyConfig:
         """The ModelConfig of this study."""
         return ModelConfig(vocab_size=self.vocab_size, block_size=self.block_size,
                            n_layer=self.n_layer, n_head=self.n_head, n_embd=self.n_embd)
+
+    @property
+    def valid_starts(self):
+        """Where in the validation text its windows begin, side by side: (valid_windows) ints."""
+        return self.valid_start + self.block_size * np.arange(self.valid_windows)
 
     @property
     def tokens_per_step(self):
@@ -94,15 +99,14 @@ class StudyConfig:
 # EXERCISE 20: why do the seeds of fresh end half a nat apart? Look at their training losses, and at
 # when each begins to descend; then run fresh with a longer warm-up (--warmup_tokens 45056).
 PRESETS = {
-    # Sizes tuned for a class, 1.5 minutes on two cores; so little text and so high a learning
+    # Sizes tuned for a class, a minute on two cores; so little text and so high a learning
     # rate that the validation loss turns: it falls, has its minimum within the budget, and rises
     # again, as it does in the published study.
     "classroom": {},
     # The control: all the same, but so much text that the budget is half an epoch of it.
     "fresh": {"train_stories": 2000},
     # The published study. It measured on 16 windows from token 9001 on: the first 16 of our 1,024.
-    # It took 2 windows at once; 4 are the fastest here and give the same gradient. With all 16 the
-    # logits alone (2,048 x 4,096 numbers) would be asked of the system anew at every step.
+    # It took 2 windows at once; 4 are faster and give, but for rounding, the same gradient.
     "paper": dict(
         corpus="tinystories", train_stories=2000, valid_stories=1200, tokenizer_stories=1000,
         vocab_size=4096, block_size=128, n_layer=4, n_embd=256, total_tokens=20_000_000,
@@ -140,10 +144,10 @@ def prepare_text(config):
          "--vocab_size to that, or give more --tokenizer_stories")
     documents["train"] = documents["train"][: config.train_stories]
 
-    # 2. Is it enough? The target of a token is the next one, so n windows side by side take
-    # n * block_size + 1 tokens. (And window_starts needs one start to choose from.)
-    n_targets = config.valid_windows * config.block_size
-    needed = {"train": config.block_size + 2, "valid": config.valid_start + n_targets + 1}
+    # 2. Is it enough? The target of a token is the next one, so a window takes block_size + 1
+    # tokens. (And window_starts needs one start to choose from.)
+    first, last = config.valid_starts[[0, -1]]
+    needed = {"train": config.block_size + 2, "valid": last + config.block_size + 1}
     ids = {}
     for name in ("train", "valid"):
         ids[name] = np.array(tokenizer.encode_documents(documents[name]), dtype=np.int64)
@@ -160,8 +164,7 @@ def prepare_text(config):
 
     # 3. How many bytes the validation windows ask for: by these, losses of different vocabularies
     # can be compared. (The end-of-text token is no text, and counts none.)
-    first = config.valid_start + 1
-    targets = ids["valid"][first : first + n_targets]
+    targets = ids["valid"][first + 1 : needed["valid"]]
     target_bytes = sum(len(tokenizer.pieces[i]) for i in targets if i != END_ID)
     return Text(ids["train"], ids["valid"], target_bytes), tokenizer, facts
 
@@ -227,42 +230,39 @@ def windows_at(ids, starts, config):
 
 @torch.no_grad()
 def evaluate(model, ids, config):
-    """The loss of each validation window, in nats a token: float64 array (valid_windows).
-
-    The windows stand side by side in the validation text, from token valid_start on.
-    """
+    """The loss of each validation window, in nats a token: float64 array (valid_windows)."""
     # KEEP: the same windows every time and for every seed, so that a difference between two
     # measurements is the model's, not the windows'. And no chance in it: an evaluation that draws
     # from the training's random generator changes the training that it observes.
-    starts = config.valid_start + config.block_size * np.arange(config.valid_windows)
+    starts = config.valid_starts
     n_batches = math.ceil(len(starts) / config.micro_batch_size)
     losses = []
     model.eval()  # no dropout, should a student add it
     for some in np.array_split(starts, n_batches):
         x, y = windows_at(ids, some, config)
         logits, _ = model(x)  # (B, T, V)
+        # (cross_entropy wants the scores second: (B, V, T).)
         loss = F.cross_entropy(logits.transpose(1, 2), y, reduction="none")  # (B, T)
         losses += loss.mean(1).tolist()
     model.train()
     return np.array(losses)
 
 def standard_error(losses):
-    """Of the mean of these losses, if the windows were independent. In real text they are alike
-    over dozens of neighbours, so it is far too small; the report has better ones."""
+    """Of the mean of these losses, as if windows were independent. Neighbours are alike, so it is
+    too small: the one to trust is by blocks of windows, in telemetry.py."""
     return float(losses.std(ddof=1) / math.sqrt(len(losses)))
 
-def measure(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
-    """One row of metrics.csv, a dict; undefined numbers are nan (and the speed of no step is 0).
+def metrics_row(config, seed, step, text, losses, before, train_losses, norms, seconds, elapsed):
+    """One row of metrics.csv, a dict; undefined numbers are nan.
 
     losses, before: of the validation windows, now and an interval ago (None at the first).
     train_losses, norms: of the steps between. seconds: that these steps took. elapsed: seconds of
-    the seed so far, measurements included.
+    the seed so far, with measurements, without saving.
     """
     tokens = step * config.tokens_per_step
     loss = float(losses.mean())
     # nan, until there is something to say: nothing comes before the first measurement.
-    change_se = published = train_loss = grad_norm = math.nan
-    speed = 0.0
+    change_se = published = train_loss = grad_norm = speed = math.nan
     if before is not None:
         # Paired: what makes a window hard is in both losses and cancels in the difference.
         change_se = standard_error(losses - before)
@@ -316,10 +316,10 @@ def train_step(model, optimizer, x, y, rate, config):
 
 # ---------------------------------------------------------------- the loop
 
-def train_seed(config, seed, text, out, report=lambda *news: None):
+def train_seed(config, seed, text, out, tell=lambda *news: None):
     """Train one seed from where it stands to the end, into out/seed_N. Returns its rows.
 
-    report(seed, tokens_seen, row) is called after every step, with a row after a measurement.
+    tell(seed, tokens_seen, row) is called after every step, with a row after a measurement.
     Raises FloatingPointError, naming the step, when a loss is no longer finite.
     """
     one_thread()
@@ -347,19 +347,19 @@ def train_seed(config, seed, text, out, report=lambda *news: None):
             check_finite("loss", loss, step, folder)
             train_losses.append(loss)
             norms.append(norm)
-            report(seed, step * config.tokens_per_step, None)
+            tell(seed, step * config.tokens_per_step, None)
         seconds = time.perf_counter() - started
         # Measure.
         before = window_losses[-1] if rows else None
         window_losses.append(evaluate(model, text.valid, config))
         elapsed = time.perf_counter() - started + (rows[-1]["elapsed_seconds"] if rows else 0)
-        row = measure(config, seed, step, text, window_losses[-1], before, train_losses, norms,
-                      seconds, elapsed)
+        row = metrics_row(config, seed, step, text, window_losses[-1], before, train_losses, norms,
+                          seconds, elapsed)
         check_finite("validation loss", row["val_loss"], step, folder)
         rows.append(row)
         # Save all of it, so that a kill or a power cut costs one interval at most.
         save_checkpoint(folder, model, optimizer, step, rows, window_losses, run)
-        report(seed, step * config.tokens_per_step, row)
+        tell(seed, step * config.tokens_per_step, row)
     return rows
 
 # ================================================================ what makes it survive and serve
@@ -370,7 +370,7 @@ def check_settings(config):
     """InputError, in one sentence, at the first setting that cannot be."""
     check_limits(config)
     need(training_flops_per_token(config.model) < 1e10,
-         "this would be a model of more than a billion parameters; lower n_layer or n_embd")
+         "a token would cost this model more than 1e10 FLOPs; lower n_layer or n_embd")
     need(len(set(config.seeds)) == len(config.seeds) > 0,
          "seeds must name at least one, and none twice")
     need(bool(config.train_file) == bool(config.valid_file),
@@ -421,7 +421,7 @@ def save_checkpoint(folder, model, optimizer, step, rows, window_losses, run):
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                 "rows": rows, "window_losses": torch.from_numpy(np.stack(window_losses)),
-                "run": run, "chance": torch.get_rng_state()},  # (for a student's dropout)
+                "run": run, "rng_state": torch.get_rng_state()},  # (for a student's dropout)
                buffer)
     # torch.load alone overlooks half of all changed bits: so a sum stands at the end.
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
@@ -440,7 +440,7 @@ def write_tables(folder, rows, window_losses):
     write_csv(folder / "metrics.csv", rows[0], [row.values() for row in rows])
 
 def read_checkpoint(path):
-    """What `save_checkpoint` wrote, None if it is not there, False if it is damaged (and named)."""
+    """What `save_checkpoint` wrote; None if it is not there, or damaged, which is then said."""
     try:
         content = path.read_bytes()
         need(hashlib.sha256(content[:-32]).digest() == content[-32:], "the sum is another one")
@@ -450,21 +450,25 @@ def read_checkpoint(path):
         return None
     except (InputError, UnpicklingError, EOFError):
         print(f"{path} is damaged and is not used", file=sys.stderr)
-        return False
+        return None
+
+def is_of(saved, seed, run):
+    """Whether a checkpoint, if there is one, is of this seed and run."""
+    return saved is not None and saved["run"] == run and saved["rows"][-1]["seed"] == seed
 
 def newest_checkpoint(folder, seed, run):
     """The newest whole checkpoint of a seed, or None. It becomes last.pt if it is not; one that is
-    damaged, or a copy from another seed or run, is renamed to NAME.pt.damaged."""
+    damaged, or a copy from another seed or run, is renamed to NAME.pt.unused."""
     for path in (folder / "last.pt", folder / "previous.pt", folder / "best.pt"):
         saved = read_checkpoint(path)
-        if saved and saved["run"] == run and saved["rows"][-1]["seed"] == seed:
+        if is_of(saved, seed, run):
             if path.name != "last.pt":
                 write_whole(folder / "last.pt", path.read_bytes())
             return saved
         if saved:
             print(f"{path} is of another seed or run and is not used", file=sys.stderr)
-        if saved is not None:  # else the next save would keep it, over a whole previous.pt
-            os.replace(path, f"{path}.damaged")
+        if path.exists():  # else the next save would keep it, over a whole previous.pt
+            os.replace(path, f"{path}.unused")
     return None
 
 def resume(folder, seed, run, model, optimizer):
@@ -475,16 +479,16 @@ def resume(folder, seed, run, model, optimizer):
         return 0, [], []
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["chance"])
+    torch.set_rng_state(saved["rng_state"])
     window_losses = list(saved["window_losses"].numpy())
     write_tables(folder, saved["rows"], window_losses)  # whatever became of them
     return saved["step"], saved["rows"], window_losses
 
 # ---------------------------------------------------------------- which run this is
 
-# A sum of the code of each file that decides a result, taken when Python loaded it.
-CODE = code_sha256(__file__)
-LOADED = {"model.py": MODEL_CODE, "tokenizer.py": TOKENIZER_CODE, "train.py": CODE}
+# A sum of the code of each file that decides the training, taken when Python loaded it.
+LOADED = {"model.py": MODEL_SHA256, "tokenizer.py": TOKENIZER_SHA256,
+          "train.py": code_sha256(__file__)}
 
 def check_loaded():
     """InputError if a file was edited after this Python loaded it, as happens in a notebook: the
@@ -495,7 +499,7 @@ def check_loaded():
              "kernel) and try again")
 
 def settings_and_code(config):
-    """Of what makes a run, all that is known without its text."""
+    """The part of config.json that needs no text."""
     return {**asdict(config), **LOADED, "torch": torch.__version__, "numpy": np.__version__,
             "python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
 
@@ -507,7 +511,7 @@ def read_config(out):
          f"{path} is not of this program; choose another folder with --out")
     return config
 
-# A file's name makes no run, its content does; and several machines may work on one.
+# In these one run may differ: a file's name makes no run, and several machines may work on one.
 NOT_THE_RUN = ["train_file", "valid_file", "text", "files", "notes", "threads", "machine",
                "instructions"]
 
@@ -518,14 +522,14 @@ def differences(described, old):
                      if name not in NOT_THE_RUN and old.get(name) != value)
 
 def run_sha256(out):
-    """A sum of what config.json says about the training: every checkpoint carries it. Of a folder
-    without config.json (a lone train_seed) it is that of nothing."""
+    """A sum of what config.json says about the training of a seed (which other seeds there are
+    changes nothing): every checkpoint carries it. Without config.json it is that of nothing."""
     kept = {name: value for name, value in read_config(out).items()
             if name not in [*NOT_THE_RUN, "preset", "seeds"]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 def open_run(config, out, restart=False):
-    """Prepare the text and the run folder. Returns (Text, tokenizer, the content of config.json).
+    """Prepare the text and the run folder. Returns (Text, the content of config.json).
 
     A folder made by other settings, text or code is never mixed with this run: InputError says
     what differs. With `restart`, the old run is put aside under another name.
@@ -561,7 +565,7 @@ def open_run(config, out, restart=False):
     np.savez(buffer, **vars(text))
     write_whole(out / "text.npz", buffer.getvalue())
     tokenizer.save(out / "tokenizer.json")
-    return text, tokenizer, described
+    return text, described
 
 def put_aside(out):
     """Rename a run folder to the first free NAME.old1, NAME.old2 ..."""
@@ -595,6 +599,7 @@ def load_model(out, seed, name):
     """(model, tokenizer, last row) of the checkpoint `name`, "best" or "last", of a seed."""
     described = read_config(out)
     names = {f.name for f in fields(StudyConfig)} & described.keys()
+    # (Without the device: it writes on the CPU, wherever it was trained.)
     config = StudyConfig(**{name: described[name] for name in names - {"device"}})
     model, tokenizer = Llama(config.model), BPETokenizer.load(out / "tokenizer.json")
     path = out / f"seed_{seed}" / f"{name}.pt"
@@ -652,10 +657,10 @@ def config_from(args):
     return StudyConfig(**settings), args.out or Path("runs", args.preset)
 
 @contextlib.contextmanager
-def advice(args):
+def telling_how_to_go_on(args):
     """Whoever stops the program, or reads of an error, hears how to go on: by the same command,
-    but without --restart, which would put aside what is there now. Yields these words."""
-    without = " (without --restart)" if args.restart else ""
+    but without --restart, which would put aside what is there now. Yields these last words."""
+    without = "; when you give the command again, leave out --restart" if args.restart else ""
     try:
         yield without
     except KeyboardInterrupt:
@@ -685,8 +690,8 @@ def main():
     config, out = config_from(args)
     seed = config.seeds[0] if args.seed is None else args.seed
     need(seed in config.seeds, f"seed {seed} is not one of the study's {config.seeds}")
-    text, _, _ = open_run(config, out, args.restart)
-    with advice(args):
+    text, _ = open_run(config, out, args.restart)
+    with telling_how_to_go_on(args):
         train_seed(config, seed, text, out, print_row)
 
 if __name__ == "__main__":

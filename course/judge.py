@@ -16,7 +16,7 @@ sheet.py is what a judge writes on; the judges stand in judges_CHAPTER.py and bu
 if __name__ == "__main__":  # so that `python course/judge.py` finds the chapters too
     import os, sys
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support.program import run  # first: from here on Ctrl-C is one line
+from support.program import run  # first: from here on Ctrl-C prints no traceback
 
 import subprocess, sys
 from unittest.mock import patch

@@ -22,7 +22,7 @@ Read on in ladder_report.py (what the rows show); ladder_runs.py is what makes t
 if __name__ == "__main__":  # so that `python studies/ladder.py` finds the chapters too
     import os, sys
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import support.program  # first: Ctrl-C is one line from here on
+import support.program  # first: from here on Ctrl-C prints no traceback
 
 import hashlib, math
 from dataclasses import dataclass, replace

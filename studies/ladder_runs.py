@@ -4,7 +4,7 @@ The part of studies/ladder.py that nobody needs to read the first time. Each mod
 trained is a row of a table; the same command goes on with what is missing, from the last finished
 epoch of what was under way, and the rows are to the last bit those of runs never interrupted.
 """
-import support.program  # first: Ctrl-C is one line from here on
+import support.program  # first: from here on Ctrl-C prints no traceback
 
 import ast, hashlib, io, math, multiprocessing, os, pickle, signal, sys, time
 from dataclasses import asdict, dataclass, fields

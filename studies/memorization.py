@@ -74,7 +74,6 @@ def written_stories(folder, seed, end_id, n_stories):
     model, stories = Llama(ModelConfig(**sizes)), []
     for name in ("best", "last"):
         saved = read_checkpoint(folder / f"seed_{seed}" / f"{name}.pt")
-        # (None: not there; False: damaged, which read_checkpoint has said.)
         need(saved, f"{folder / f'seed_{seed}' / name}.pt is not there or damaged; stories need "
              "the checkpoints of a run: train it again, or name another --seed")
         model.load_state_dict(saved["model"])

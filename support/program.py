@@ -1,6 +1,6 @@
 """How every program of the project begins and ends, whatever surrounds it.
 
-    import support.program                    first of all imports: Ctrl-C is one line from now on
+    import support.program                    first of all: then Ctrl-C prints no traceback
     if __name__ == "__main__":
         support.program.run(main)
 
