@@ -140,10 +140,12 @@ def main():
     for folder in args.folders:
         runs[folder.resolve().name] = telemetry.read_run(folder)
 
-    table = []
     for name, run in runs.items():
         n, k = run.loss.shape
         need(n >= 2 and k >= 12, f"{name} has {n} seeds and {k} intervals; it takes 2 and 12")
+
+    table = []
+    for name, run in runs.items():
         rows = rates(run, args.studies)
         show(name, run, rows)
         table += [[name, *row] for row in rows]

@@ -18,7 +18,7 @@ import model
 import telemetry
 import train
 from studies import false_positives, memorization, replication, speed
-from support.files import read_records, write_csv
+from support.files import read_records
 from test_all import HERE, PUBLISHED, command, folder, refused, same, said, table_of
 
 def published():
@@ -100,8 +100,6 @@ def test_studies_repetition_is_laid_beside_the_published_study():
     assert float(parts["101"][5]).__round__(3) == 0.027 and len(parts) == 7
     for name in ("published.csv", "waves.csv", "figures/published.svg", "figures/kinds.svg"):
         assert (at / name).stat().st_size > 300, name
-    out, status = command("studies.replication", HERE / "results" / "classroom")
-    assert status == 2 and "does not repeat" in out and out.count("\n") == 1, out
 
 # ---------------------------------------------------------------- false positives
 
@@ -170,9 +168,36 @@ def test_studies_recitals_are_compared_story_by_story():
         truth = scipy.stats.norm.cdf(0.5 / np.sqrt(2))
         held.append([low < 0.5 < high, less < truth < more])
     assert (np.mean(held, axis=0) > 0.85).all() and np.mean(held) < 1, np.mean(held, axis=0)
-    at = folder()
-    write_csv(at / "memorization.csv", ["source", "pieces", "verbatim"], [["best", 3, 4]])
-    refused(lambda: memorization.read_shares(at / "memorization.csv"), "damaged")
+
+# ---------------------------------------------------------------- mistakes
+
+def test_studies_users_mistakes_are_one_sentence():
+    """What cannot be asked of a study: status 2, one line that says why, and nothing is written."""
+    empty, classroom = folder(), HERE / "results" / "classroom"
+    damaged = folder()
+    (damaged / "text.npz").write_bytes(b"damaged")
+    shutil.copy(classroom / "config.json", damaged)
+    (damaged / "memorization.csv").write_text("source,pieces,verbatim\nbest,3,4\n", "utf-8")
+    for name, words, expected in (
+            ("false_positives", ["--studies", 1], "--studies must lie between"),
+            ("false_positives", [empty], "has no metrics.csv"),
+            ("false_positives", [HERE / "results" / "paper_1000"], "it takes 2 and 12"),
+            ("replication", [empty], "has no metrics.csv"),
+            ("replication", [classroom], "does not repeat the published study"),
+            ("replication", [HERE / "results" / "paper", "--beside", empty, "--out", empty],
+             "holds no seed_N/val_windows.npy"),
+            ("memorization", [empty], "give --stories 200"),
+            ("memorization", [classroom, "--seed", 101], "--seed goes with --stories"),
+            ("memorization", [empty, "--stories", 1], "--stories must lie between"),
+            ("memorization", [empty, "--stories", 2], "cannot read"),
+            ("memorization", [classroom, "--stories", 2], "has no text.npz"),
+            ("memorization", [damaged, "--stories", 2], "text.npz is damaged"),
+            ("memorization", [damaged], "memorization.csv is damaged"),
+            ("speed", ["--rounds", 0], "must be positive"), ("speed", ["--round", 1], "--round"),
+            ("speed", ["--against", empty], "holds no train.py")):
+        out, status = command(f"studies/{name}.py", *words)
+        assert status == 2 and expected in out and out.count("\n") == 1, (name, words, out)
+    assert not list(empty.iterdir())
 
 # ---------------------------------------------------------------- speed
 
@@ -210,4 +235,3 @@ def test_studies_speed_compares_two_copies():
     with patch.object(speed, "start_workers", lambda folders: folders), patch.object(
             speed, "ask", lambda pipes, *what: (3.0, next(losses))):
         assert not said(speed.against, slow, 1, 0)[1]["same_losses"]
-    refused(lambda: speed.against(folder(), 1, 0), "no train.py")

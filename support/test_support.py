@@ -104,6 +104,25 @@ def test_support_programs_survive_their_surroundings():
             assert shell.returncode == 0
     assert work.read_text() == "x" * (2 + (3 if os.name == "posix" else 0))
 
+def test_support_ctrl_c_is_never_a_traceback():
+    """While a program of ours still imports, and inside a callback, where Python would print it and
+    go on: "Stopped." and the end. Other errors, and other people's programs, are left alone."""
+    dropped = "class A:\n    def __del__(self): raise {}\nA()\nprint('went on')"
+    for line, status, expected in (
+            ("raise KeyboardInterrupt", (130, -2), "\nStopped.\n"),
+            (dropped.format("KeyboardInterrupt"), (130,), "\nStopped.\n"),
+            (dropped.format("KeyError"), (0,), "Exception ignored"), ("1 / 0", (1,), "Traceback")):
+        code = f"import support.program\n{line}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True,
+                              encoding="utf-8")
+        assert done.returncode in status and expected in done.stderr, done
+        assert (done.stdout == "went on\n") == (status == (0,))
+        assert ("Traceback" in done.stderr) == ("Stopped" not in done.stderr)
+    hooks = "import sys, support.program\nprint(sys.excepthook is sys.__excepthook__)"
+    stranger = subprocess.run([sys.executable, "-c", hooks], cwd=folder(), capture_output=True,
+                              env={**os.environ, "PYTHONPATH": str(HERE)})
+    assert stranger.stdout.strip() == b"True", stranger
+
 def test_support_figures_are_whole_and_point_the_right_way():
     """Every figure is well-formed XML, also of missing values, flat lines and 40 grey ones; what
     rises goes right and up; ticks are round; a point tells its numbers."""
