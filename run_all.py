@@ -133,7 +133,8 @@ def wait_for_all(config, out, problems):
     """Wait until each seed is complete or left out, whichever process trains it. Files tell, since
     a barrier of torch.distributed would give up long before a night is over."""
     for seed in problems:  # an error here ends this process, and torchrun then ends the others
-        need(why_left_out(seed, out) is not None, f"seed {seed} is not complete, so neither is the run")
+        need(why_left_out(seed, out) is not None,
+             f"seed {seed} is not complete, so neither is the run")
     for seed in config.seeds:
         while why_left_out(seed, out) is None and not read_complete(config, seed, out):
             time.sleep(3)

@@ -824,14 +824,6 @@ def in_one_unit(runs):
         run.loss = run.bits
     return "bits per byte"
 
-def spread_ratio(a, b):
-    """(sd of a over sd of b, p), a pair a seed: (n,), (n,). Equal variances leave a + b and a - b
-    uncorrelated (Pitman 1939, Morgan 1939, Biometrika 31). nan for two seeds, or constants.
-    Trap: `stats.sd_ratio` takes samples as unrelated; a seed's two numbers are not."""
-    if len(a) < 3 or not (np.ptp(a) and np.ptp(b) and np.ptp(a - b)):
-        return math.nan, math.nan
-    return sample_sd(a) / sample_sd(b), float(scipy_stats.pearsonr(a + b, a - b).pvalue)
-
 def test_difference(one, A, two, B, unit):
     """Lines: how Run A, called `one`, differs from Run B, seed by seed."""
     seeds = [seed for seed in A.seeds if seed in B.seeds]
@@ -844,12 +836,12 @@ def test_difference(one, A, two, B, unit):
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
     rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
     end = stats.pairwise_tests(ends)
-    ratio, p = spread_ratio(a[:, -1], b[:, -1])
+    spread = stats.paired_sd_ratio(a[:, -1], b[:, -1])
     return [f"{one} minus {two}, seed by seed:",
             f"  rise from the seed's own minimum: {t_text(rise, rise.p[0], unit)}",
             "    (of use for runs of equal noise and as many intervals: noise alone rises, too)",
             f"  loss at the end: {t_text(end, end.p[0], unit)}",
-            f"  sd between seeds at the end, ratio: {number(ratio)}, {p_text(p)}"]
+            f"  sd between seeds at the end, ratio: {ratio_text(spread)}"]
 
 def compare(folders):
     """Draw the mean curves of runs, whole or going on, tell what they are like, and test the first

@@ -666,6 +666,8 @@ def test_stats_pencil_and_paper():
     same([s.sd[0], s.low[0], s.high[0]], [1, *((-1 / math.log(x)) ** .5 for x in (.025, .975))])
     v = stats.sd_ratio([5, 7, 12], [1, 2, 3])
     same([v.ratio, v.low, v.high, v.p], [13 ** .5, (13 / 39) ** .5, (13 * 39) ** .5, 2 / 14])
+    v = stats.paired_sd_ratio([5, 7, 12], [1, 2, 3])
+    same([v.ratio, v.p], [13 ** .5, 2 * scipy.stats.t.sf(12 / 3 ** .5, 1)])
     t = stats.welch([1, 2, 3], [5, 7, 12])
     same([t.difference, t.t, t.df], [-6, -6 / (14 / 3) ** .5, (14 / 3) ** 2 / (170 / 9 / 2)])
 
@@ -759,6 +761,12 @@ def test_stats_pairs_and_two_samples_are_scipys():
     same(v.p, 2 * min(tail, 1 - tail))
     for bound in (v.low, v.high):  # the ratios that a test at 5 % just does not reject
         same(stats.sd_ratio(a / bound, b).p, 0.05)
+    a = Y[:5, 1]
+    v = stats.paired_sd_ratio(a, b)
+    same([v.ratio, v.p], [a.std() / b.std(), scipy.stats.pearsonr(a + b, a - b).pvalue])
+    for bound in (v.low, v.high):
+        same(stats.paired_sd_ratio(a / bound, b).p, 0.05)
+    assert np.isnan(stats.paired_sd_ratio(a[:2], b[:2]).p)
 
 def test_stats_published_analysis():
     """The published numbers (paper and repository) come from the published observations, the
@@ -1129,14 +1137,8 @@ def test_telemetry_compares_runs():
     low, high = test.confidence_interval()
     assert (f"loss at the end: 3.50 nats (95 %: {page.number(low)} to {page.number(high)}), "
             f"t(5) = {page.number(test.statistic)}, {page.p_text(test.pvalue)}") in lines, lines
-    # Spread, with pairs: Pitman's t on n - 2 degrees of freedom, from its formula.
-    a, b = Z[:, -1], Y[:, -1]
-    f, r = a.var(ddof=1) / b.var(ddof=1), np.corrcoef(a, b)[0, 1]
-    t = (f - 1) * math.sqrt(4 / (4 * f * (1 - r**2)))
-    p = 2 * scipy.stats.t.sf(abs(t), 4)
-    same(telemetry.spread_ratio(a, b), [math.sqrt(f), p])
-    assert f"ratio: {page.number(math.sqrt(f))}, {page.p_text(p)}" in lines
-    assert math.isnan(telemetry.spread_ratio(a, a)[1])  # copies
+    spread = stats.paired_sd_ratio(Z[:, -1], Y[:, -1])
+    assert f"at the end, ratio: {page.number(spread.ratio)} (95 %" in lines, lines
     # Runs with other tokenizers are compared in bits, never in nats a token.
     for name, Q in (("three", Y), ("four", Z)):
         run_folder(at / name, Q, tokenizer_sha256=name)

@@ -60,7 +60,7 @@ class StudyConfig:
     peak_lr: float = setting(4e-3, "learning rate at the end of the warm-up", 0, 1)
     final_lr: float = setting(4e-4, "learning rate at the end of the decay", 0, 1)
     warmup_tokens: int = setting(11_264, "tokens until the rate has risen to peak_lr", 0, 10**11)
-    decay_tokens: int = setting(225_280, "tokens, warm-up included, until it is final_lr", 1, 10**11)
+    decay_tokens: int = setting(225_280, "tokens from the start until it is final_lr", 1, 10**11)
     weight_decay: float = setting(0.1, "AdamW's pull of all parameters towards 0", 0, 10)
     grad_clip: float = setting(1.0, "longest gradient that a step may follow", 1e-6, 1e6)
     device: str = setting("cpu", "where the tensors live", choices=["cpu", "cuda", "mps"])

@@ -1,7 +1,7 @@
 """What must hold of data/: `python test_all.py data` runs these, against a server of their own.
 """
-import contextlib, hashlib, io, itertools, json, os, random, re, shutil, socketserver, subprocess, sys
-import threading, time
+import contextlib, hashlib, io, itertools, json, os, random, re, shutil, socketserver
+import subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
