@@ -96,7 +96,7 @@ def alike(came, expected, tolerance=0.0):
     came, expected = np.asarray(came, dtype=float), np.asarray(expected, dtype=float)
     if came.shape != expected.shape:
         return False
-    allowed = tolerance * np.nanmax(np.abs(expected), initial=0)
+    allowed = tolerance * np.abs(expected[np.isfinite(expected)]).max(initial=0)
     return np.allclose(came, expected, rtol=0, atol=allowed, equal_nan=True)
 
 def short(x):
