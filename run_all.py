@@ -33,7 +33,7 @@ def main():
     need(len(config.seeds) >= 2, "a study needs 2 seeds or more; train.py trains a single one")
     rank, n_ranks = place_among_processes(args)
     seeds = config.seeds[rank::n_ranks]  # every n-th one from our number on
-    n_workers = args.workers if n_ranks == 1 else min(args.workers, 1)
+    n_workers = args.workers if n_ranks == 1 else 1
 
     # 1. The text becomes tokens, and a folder remembers what this study is. (Every process of
     # torchrun does this: all write the same, and each file whole.)
@@ -104,7 +104,7 @@ def parse():
     parser = settings_parser("Run a whole study; the same command continues it.")
     parser.add_argument("--workers", type=int, default=cores(), metavar="X",
                         help="seeds trained at once (0 or more; 0 analyses what is there; default: "
-                        "one on each core; under torchrun at most 1 a process)")
+                        "one on each core; under torchrun always 1 a process)")
     args = parser.parse_args()
     need(args.workers >= 0, f"workers is {args.workers}; it must be 0 or more")
     need(args.workers > 0 or not args.restart, "--restart puts the run aside, and --workers 0 "
