@@ -81,6 +81,10 @@ def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
     m["stable"] = stable_cells(m, stable_quantile, stable_backslides)
     return m
 
+# Its options, and what the published study chose.
+RULES = {name: option.default for name, option in inspect.signature(derive).parameters.items()
+         if name != "val_loss"}
+
 def rolling(measure, x, window, first, least=1):
     """measure(the last `window` values of x) at every interval; x (..., k) begins at `first`.
     nan until there are `least` values: a sample sd needs two of them."""
@@ -153,11 +157,7 @@ class Run:
     published: np.ndarray  # (n, k), loss on the published study's windows
     bits: np.ndarray  # (n, k), loss in bits a byte
     window_losses: np.ndarray | None = None  # (n, k, n_windows), if the run kept them
-    rules: dict = field(default_factory=dict)  # options of `derive`
-
-    def rule(self, name):
-        """An option of `derive`: the run's own, or the published one."""
-        return self.rules.get(name, inspect.signature(derive).parameters[name].default)
+    rules: dict = field(default_factory=RULES.copy)  # options of `derive`
 
     def mean(self):
         """(k): the mean validation loss over seeds."""
@@ -390,12 +390,12 @@ def answer_phase(run):
     words = f"Cannot tell: the published rule marks {stable.sum():.0f} of {stable.size} cells."
     # What does it mark where nothing happens?
     flat = derive(flat_studies(run, 500), **run.rules)["stable"][..., 2:]
-    evidence = (f"Its quantile lets it mark about {run.rule('stable_quantile'):.0%} of cells (a "
+    evidence = (f"Its quantile lets it mark about {run.rules['stable_quantile']:.0%} of cells (a "
                 "seed at an interval) at most, unless volatilities tie, and a loss that falls ever "
                 f"more slowly always has some. It marks {flat.mean():.1%} of the cells of flat "
                 f"studies with this noise, and {stable.mean():.1%} here.")
     missed = ("A plateau: there about half of all changes go up, and the rule allows "
-              f"{run.rule('stable_backslides')} in {run.rule('volatility_window')}.")
+              f"{run.rules['stable_backslides']} in {run.rules['volatility_window']}.")
     return Answer("Was there a stable phase?", words, evidence, missed,
                   "H04", "no test", "fail to reject")
 
@@ -408,7 +408,7 @@ def limits(run):
     shared = "the text" if orders else "the order of the text"
     common = in_common(run.after_minimum())
     # What can the published rule for spikes fire on?
-    window, factor = run.rule("volatility_window"), run.rule("spike_factor")
+    window, factor = run.rules["volatility_window"], run.rules["spike_factor"]
     reach = math.sqrt(min(window, k - 1) - 1)  # the farthest of so many numbers, in their sds
     can = "can" if reach > factor + 1e-9 else "can never"
     m = run.measures()
@@ -631,7 +631,7 @@ def run_of(rows, folder, config, rules):
     need(np.isfinite(loss).all(), f"{damaged}: a val_loss is missing")
     return Run(folder, config, seeds, intervals, tokens=tokens[0], epochs=matrix("epochs")[0],
                loss=loss, train_loss=matrix("train_loss"), bits=matrix("bits_per_byte"),
-               published=matrix("val_loss_published"), rules=rules)
+               published=matrix("val_loss_published"), rules=RULES | rules)
 
 def read_window_losses(run):
     """(n, k, n_windows) of the seeds' val_windows.npy, None if one has none."""
@@ -699,7 +699,7 @@ def anovas(run):
     """variable -> RMAnova: the published study's, and two of them without the first drop."""
     volatility = run.measures()["volatility"]
     # The first interval whose window does not hold the first change.
-    later = 1 + run.rule("volatility_window")
+    later = 1 + run.rules["volatility_window"]
     matrices = {"val_loss": run.loss, "val_loss without interval 0": run.loss[:, 1:],
                 "val_ppl": np.exp(np.minimum(run.loss, 100)), "volatility": volatility[:, 2:],
                 "volatility without the first change": volatility[:, later:]}
@@ -892,11 +892,9 @@ def lesson(**rules):
 def main():
     parser = support.program.Parser(description="Report on runs; without a folder, a lesson.")
     parser.add_argument("folders", nargs="*", help="run folders; several are compared")
-    # The options are those of derive, and say there what they mean.
-    for name, option in inspect.signature(derive).parameters.items():
-        if name != "val_loss":
-            parser.add_argument(f"--{name}", type=type(option.default), default=option.default,
-                                help=f"see derive in telemetry.py (default: {option.default})")
+    for name, default in RULES.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default,
+                            help=f"see derive in telemetry.py (default: {default})")
     rules = vars(parser.parse_args())
     folders = rules.pop("folders")
     if not folders:

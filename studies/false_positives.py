@@ -23,10 +23,9 @@ import numpy as np
 
 import stats
 import telemetry
-from support.files import need, read_records, write_csv
+from support.files import need, write_csv
 from support.page import number
 
-PUBLISHED = Path(__file__).parents[1] / "data" / "published_observations.csv"
 DESCENT = 6  # the first interval whose five changes leave the first one, the descent, out
 
 # ---------------------------------------------------------------- studies in which nothing happens
@@ -135,8 +134,7 @@ def main():
     parser.add_argument("--studies", type=int, default=1000, help="simulated (default 1000)")
     args = parser.parse_args()
     need(20 <= args.studies <= 10**5, "--studies must lie between 20 and 100000")
-    # The published table has the columns of a metrics.csv that are needed here.
-    runs = {"published": telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})}
+    runs = {"published": telemetry.published_run()}
     for folder in args.folders:
         runs[folder.resolve().name] = telemetry.read_run(folder)
 

@@ -22,11 +22,9 @@ import support.program
 from pathlib import Path
 import numpy as np
 import stats, telemetry
-from support.files import InputError, need, read_records, write_csv, write_whole
+from support.files import InputError, need, write_csv, write_whole
 from support.figures import Line, line_chart
 from support.page import number, p_text
-
-PUBLISHED = Path(__file__).parents[1] / "data" / "published_observations.csv"
 
 # Waves are taken from this interval on. Trap: no cubic follows the sharp turn at the minimum,
 # interval 4. With the turn among the points, all seeds would share the misfit.
@@ -225,7 +223,7 @@ def main():
                         help="further runs, of which the waves in parts are told")
     args = parser.parse_args()
     out, run = args.out or args.folder, telemetry.read_run(args.folder)
-    theirs = telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})
+    theirs = telemetry.published_run()
     need(run.tokens.tolist() == theirs.tokens.tolist() and np.isfinite(run.published).all()
          and len(run.seeds) > 1 and run.window_losses is not None,
          f"{args.folder} does not repeat the published study: that takes a run of the preset "

@@ -18,11 +18,7 @@ import model
 import telemetry
 import train
 from studies import false_positives, memorization, replication, speed
-from support.files import read_records
-from test_all import HERE, PUBLISHED, command, folder, refused, same, said, table_of
-
-def published():
-    return telemetry.run_of(read_records(PUBLISHED), PUBLISHED, {}, {})
+from test_all import HERE, command, folder, refused, same, said, table_of
 
 # ---------------------------------------------------------------- replication
 
@@ -38,7 +34,7 @@ def test_studies_every_third_measurement_returns_to_its_place():
     """The published waves: those at intervals 7, 10 ... 19 alone lie below at their place, the
     place explains 0.73 of them, as scipy's anova of the three groups has it, and seeds share
     0.77; of a planted place, all."""
-    loss = published().loss
+    loss = telemetry.published_run().loss
     wave = replication.waves(loss[:, 5:])
     mean = wave.mean(axis=0)
     assert mean[2::3].round(3).tolist() == [-0.076, -0.027, -0.047, -0.040, -0.022]
@@ -78,7 +74,7 @@ def test_studies_parts_tell_kinds_of_text_apart():
 def test_studies_repetition_is_laid_beside_the_published_study():
     """A repetition that is the published study but for 0.25 nats says so; Welch is scipy's; the
     files are there; a run of another kind is refused."""
-    at, theirs = folder(), published()
+    at, theirs = folder(), telemetry.published_run()
     losses = theirs.loss[..., None] + np.zeros(16)
     losses[..., ::2] += 0.5  # on all windows 0.25 harder than published, too
     run = replace(theirs, published=theirs.loss + 0.25, epochs=np.arange(21) * 2.3345,
@@ -107,7 +103,7 @@ def test_studies_false_alarms_are_those_of_the_simulation():
     """Like the published study the anova of volatility rejects in some 96 % of flat studies, 81 %
     with Greenhouse-Geisser, if the trend counts as noise; independent seeds and no trend in time
     give a test its 5 %; RQ1's test keeps its level and has its power."""
-    run, rows = published(), {}
+    run, rows = telemetry.published_run(), {}
     for test, what, *rate in false_positives.rates(run, 400):
         rows.setdefault((test, what.split(" (")[0]), rate)  # (the lower phi of two)
     trend = false_positives.trend_as_noise(run)
