@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from studies import ladder, ladder_report, ladder_runs
 from support import program
-from test_all import HERE, folder, refused, said, same
+from test_all import HERE, folder, refused, said, same, table_of
 
 VOCABULARY = {"tinyshakespeare": 65, "ptb": 9_999, "wikitext-2": 33_277}  # of the published texts
 ATTENTION = ladder.Rung("baseline", "attention", context=8, hidden=24, heads=4, layers=1,
@@ -384,6 +384,11 @@ def test_studies_ladder_verdicts():
     assert "not decided" in claims["3 - 2 layers"] and "smaller than" in claims["3 - 2 layers"]
     assert "second better, as published" in claims["rotary -"] and "+0.500" in claims["rotary -"]
     assert "p < .001" in claims["rotary -"]
+    low, high = ladder_report.one_more([1.0, 2.0, 3.0])
+    same([low, high], [2 - 4.3026527 * (4 / 3) ** 0.5, 2 + 4.3026527 * (4 / 3) ** 0.5], 1e-6)
+    inside = [row[-1] for row in table_of(out / "results.csv")[1:]]
+    # (Published and planted: linear 3.05 and 3.0, attention 2.13 and 2.0, a transformer 2.20.)
+    assert inside[:2] == ["no", "no"] and set(inside) == {"yes", "no"}, inside
     assert "ptb, ours: validation loss is lowest after epoch 2, 18.190 nats" in text, text
     chosen = [line.split()[1] for line in text.splitlines() if line.endswith("chosen")]
     assert chosen == ["16"] * 4
