@@ -1273,7 +1273,8 @@ def test_run_all_workers_end_with_their_parent():
 
 def test_run_all_restarts_a_killed_worker():
     """A worker that is killed is started again and ends with the same bits. One that is killed
-    four times is given up; the sentence names fewer workers, and its half of a file is removed."""
+    four times is given up; the sentence names fewer workers, and its half of a file is removed.
+    An error in the code ends the whole program at once."""
     at, config, killed = folder(), replace(SMOKE, total_tokens=1536), []
 
     def kill_once(seed, tokens, row):
@@ -1290,9 +1291,12 @@ def test_run_all_restarts_a_killed_worker():
         sender.close()
         ended.append(seed)
         end_of_process, _ = multiprocessing.Pipe(duplex=False)  # ready: its other end is gone
-        return receiver, Mock(exitcode=-9, sentinel=end_of_process)
+        return receiver, Mock(exitcode=exitcode, sentinel=end_of_process)
     leave_half_a_file(at)
     with patch.object(run_all, "start_worker", end_at_once):
+        exitcode = 1  # an error in the code, as after a student's edit: the next seed would meet it
+        assert "stopped with the error above" in said(run_all.train_all, config, at, [9], 2, print)[1]
+        exitcode = -9  # killed
         problems = run_all.train_all(config, at, [7, 8], 2, print)
     assert not list(at.rglob("*.tmp"))
     assert ended.count(7) == ended.count(8) == 4 and sorted(problems) == [7, 8]
