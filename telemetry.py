@@ -892,6 +892,7 @@ def lesson(**rules):
 def main():
     parser = support.program.Parser(description="Report on runs; without a folder, a lesson.")
     parser.add_argument("folders", nargs="*", help="run folders; several are compared")
+    # What each option means stands at derive.
     for name, default in RULES.items():
         parser.add_argument(f"--{name}", type=type(default), default=default,
                             help=f"see derive in telemetry.py (default: {default})")

@@ -1295,7 +1295,8 @@ def test_run_all_restarts_a_killed_worker():
     leave_half_a_file(at)
     with patch.object(run_all, "start_worker", end_at_once):
         exitcode = 1  # an error in the code, as after a student's edit: the next seed would meet it
-        assert "stopped with the error above" in said(run_all.train_all, config, at, [9], 2, print)[1]
+        _, sentence = said(run_all.train_all, config, at, [9], 2, print)
+        assert "stopped with the error above" in sentence
         exitcode = -9  # killed
         problems = run_all.train_all(config, at, [7, 8], 2, print)
     assert not list(at.rglob("*.tmp"))

@@ -49,8 +49,8 @@ def sd(values):
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 def one_more(values):
-    """(low, high): where one more seed's loss lies in 95 of 100 cases, mean -+ t sd sqrt(1 + 1/n).
-    Example: 1 2 3: 2 -+ 4.30 * 1.155, so -2.97 to 6.97. Trap: wider than an interval of the mean."""
+    """(low, high): where one more seed lies in 95 of 100 cases, mean -+ t sd sqrt(1 + 1/n).
+    Example: 1 2 3: 2 -+ 4.30 * 1.155. Trap: it is wider than an interval of the mean."""
     if len(values) < 2:
         return math.nan, math.nan
     n = len(values)
