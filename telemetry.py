@@ -8,7 +8,7 @@ stability, four answers and a report. Nothing here trains anything, and nothing 
     python telemetry.py runs/x --volatility_window 6    with another rule (see --help)
     python telemetry.py                                 a lesson: the published study's numbers
 
-The measures, by hand, for one seed and a window of 3 changes (two of the rows are explained below):
+The measures, by hand, for one seed and a window of 3 changes (the spikes: below):
 
     interval               0     1     2     3     4     5     6
     validation loss        9     5     3     3     5     6     6
@@ -18,7 +18,7 @@ The measures, by hand, for one seed and a window of 3 changes (two of the rows a
     backslide frequency          0     0     0     1     2     2    how many of the last 3 changes
     spike, as published          0     0     0     0     0     0
     spike, corrected                         0     1     0     0
-    stable                             0     0     0     0     0    5, 6: calm, but 2 backslides
+    stable                             0     0     0     0     0    5, 6: sd <= 1, but 2 backslides
 
 At interval 4 the loss went up by 2. As published a spike is above mean + 2 sd of -2 0 2, which
 is 0 + 2 * 1.63 = 3.27; without itself, of -4 -2 0, it is -2 + 2 * 1.63 = 1.27.
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats as scipy_stats
+from scipy.signal import detrend as without_line  # each row less its own least-squares line
 
 import stats
 from stats import ALPHA, SdRatio
@@ -86,8 +87,8 @@ RULES = {name: option.default for name, option in inspect.signature(derive).para
          if name != "val_loss"}
 
 def rolling(measure, x, window, first, least=1):
-    """measure(the last `window` values of x) at every interval; x (..., k) begins at `first`.
-    nan until there are `least` values: a sample sd needs two of them."""
+    """measure(the last `window` values of x) at every interval; x (..., k), defined from `first`
+    on. nan until there are `least` values: a sample sd needs two of them."""
     out = np.full(x.shape, np.nan)
     for t in range(first + least - 1, x.shape[-1]):
         begin = max(first, t - window + 1)  # the first windows are not full yet
@@ -133,14 +134,11 @@ def stable_cells(m, quantile, backslides):
     """1 where volatility is in the lowest `quantile` of all, with no spike and at most `backslides`
     backslides in the window. Trap: by its own quantile the rule marks a quarter of all cells at
     most (more if volatilities tie), and on a flat plateau every second change is a backslide."""
-    out = np.full(m["volatility"].shape, np.nan)
-    if out.shape[-1] > 2:
-        volatility = m["volatility"][..., 2:]
-        # One threshold for all seeds and intervals of a study.
-        low = np.quantile(volatility, quantile, axis=(-2, -1), keepdims=True)
-        calm = (volatility <= low) & (m["spike_rate"][..., 2:] == 0)
-        out[..., 2:] = calm & (m["backslide_frequency"][..., 2:] <= backslides)
-    return out
+    volatility = m["volatility"]
+    # One threshold for all seeds and intervals of a study.
+    low = np.nanquantile(volatility, quantile, axis=(-2, -1), keepdims=True)
+    calm = (volatility <= low) & (m["spike_rate"] == 0) & (m["backslide_frequency"] <= backslides)
+    return np.where(np.isnan(volatility), np.nan, calm)
 
 # ---------------------------------------------------------------- a run, as matrices
 @dataclass
@@ -189,7 +187,7 @@ HYPOTHESES = (
     "Null hypotheses of the published study (arXiv 2606.13370): stability measures do not differ "
     "across training (H01), nor seeds (H02); the loss never rises again (H03); there is no stable "
     "phase (H04). Its order of text, 16 windows and spike rule: from its author's repository.")
-FEWEST = 6  # changes after the minimum that tell how large chance is
+MIN_CHANGES = 6  # from the second after the minimum on: fewer do not tell how large chance is
 
 @dataclass
 class Answer:
@@ -216,7 +214,7 @@ def rises(loss):
     return loss[..., -1] - np.take_along_axis(loss, lowest, axis=-1)[..., 0]
 
 def held_out_test(run):
-    """The paired t test of the end against the minimum, as stats.Pairs; None if the end is it.
+    """The paired t test of the end against the minimum, as stats.Pairs; None if both are one.
     On the windows on which it was chosen, a minimum is too low by luck. So it is chosen on every
     second of 16 blocks of windows and tested on the others; without window losses, on the same."""
     choose = test = run.loss
@@ -247,12 +245,13 @@ def answer_rise(run):
     by_chance = flat.mean(axis=1)
     p = (1 + (by_chance >= rise).sum()) / (1 + len(by_chance))
     # In words: no rise, one that cannot be judged, one that chance makes, or seldom makes.
-    m, verdict = noisy_changes(run).shape[1], "fail to reject"
+    m, verdict = noise_of(run).m, "fail to reject"
     words = f"Not shown: the end lies {number(rise)} nats above the minimum."
     if rise <= 0:
         words = "No: it was lowest at the end."
-    elif run.after_minimum().shape[1] < FEWEST:
-        words, verdict = f"Not tested: that takes {FEWEST} changes after the minimum.", "not tested"
+    elif run.after_minimum().shape[1] < MIN_CHANGES:
+        words = f"Not tested: that takes {MIN_CHANGES + 1} intervals after the minimum."
+        verdict = "not tested"
     elif agreed and p < ALPHA:
         words = f"Yes: by {number(rise)} nats after interval {run.intervals[run.minimum()]}."
         verdict = "reject"
@@ -275,7 +274,8 @@ class Halves:
     p: float  # of both together
 
 def compare_halves(d):
-    """Halves of changes d (n, m), m >= FEWEST and n >= 3; each seed's line is taken off first.
+    """Halves of changes d (n, m), m >= MIN_CHANGES and n >= 3; each seed's line is taken off first,
+    since changes with a slope are no noise: a loss that turns has them.
     Common part: F on (h-1, h-1), h = m // 2 (a middle change is left out). Own part: a paired t
     test over seeds of the logs of the sds, since ratios are compared by their logs. Trap: the own
     parts of two seeds mirror each other, so that this test would always reject."""
@@ -304,8 +304,8 @@ def answer_noise(run):
     n, m = d.shape
     words, evidence, missed = "Not tested: the loss did not turn.", "", "Everything."
     if run.minimum() < len(run.intervals) - 1:
-        words = f"Not tested: that takes {FEWEST} changes after the minimum, and 3 seeds."
-    if m >= FEWEST and n >= 3:
+        words = f"Not tested: that takes {MIN_CHANGES + 1} intervals after it, and 3 seeds."
+    if m >= MIN_CHANGES and n >= 3:
         halves = compare_halves(d)
         words = halves_words(halves)
         evidence = ("How large are the changes (sd), first half over last? What all seeds share: "
@@ -321,8 +321,9 @@ def answer_noise(run):
         evidence += f"; without the first change {f_text(later, later.p_gg)}"
     evidence += (". That is still the descent, and these p are not valid: seeds that share their "
                  "ups and downs are no independent subjects. We ask another question.")
+    verdict = "reject (all intervals)" if asked.p_gg < ALPHA else "fail to reject"
     return Answer("After the minimum, did the ups and downs change size?", words, evidence, missed,
-                  "H01", "reject, as asked" if asked.p_gg < ALPHA else "fail to reject", "reject")
+                  "H01", verdict, "reject")
 
 # Did the seed matter? All seeds are measured on the same windows of text, so that windows can take
 # the place of subjects and seeds that of levels: the same rm_anova as ever, turned about.
@@ -377,7 +378,8 @@ def answer_seeds(run):
     if yes:
         verdict, start = "reject", f"Yes {yes[0]}, not shown {no[0]}" if no else "Yes"
     elif not no:
-        verdict, start, missed = "not tested", "Not tested", "Everything: that takes window losses."
+        verdict, start = "not tested", "Not tested"
+        missed = "Everything: that takes the losses of 6 windows or more."
     words = f"{start}: about {number(spread.sd[-1], 2)} nats apart at the end."
     return Answer("Did the seeds make different models?", words, f"{evidence}.", missed,
                   "H02", verdict, "described only")
@@ -401,7 +403,7 @@ def answer_phase(run):
 
 # ---------------------------------------------------------------- what the design cannot show
 def limits(run):
-    """Six statements, computed from the run, so that none can go out of date."""
+    """Six statements; what can be is computed from the run, and cannot go out of date."""
     n, k = run.loss.shape
     # What all seeds share is what the seed does not decide.
     orders = run.config.get("seed_decides") == "weights+order"
@@ -409,7 +411,8 @@ def limits(run):
     common = in_common(run.after_minimum())
     # What can the published rule for spikes fire on?
     window, factor = run.rules["volatility_window"], run.rules["spike_factor"]
-    reach = math.sqrt(min(window, k - 1) - 1)  # the farthest of so many numbers, in their sds
+    n_values = min(window, k - 1)
+    reach = math.sqrt(n_values - 1)  # the farthest of so many numbers, in their sds
     can = "can" if reach > factor + 1e-9 else "can never"
     m = run.measures()
     fired = [np.nansum(m["spike"]), np.nansum(m["spike_corrected"])]
@@ -419,7 +422,7 @@ def limits(run):
         f"All seeds share {shared}. After the minimum the changes of two seeds correlate "
         f"{number(common, 2)} on average; what they share is not the seed's doing.",
         f"The published spike rule {can} fire after interval 1: it asks for more than {factor:g} "
-        f"sds, and among {window} values none is further than {reach:.2f} from their mean. It "
+        f"sds, and among {n_values} values none is further than {reach:.2f} from their mean. It "
         f"marks {fired[0]:.0f} changes; with each left out of its own threshold, {fired[1]:.0f}.",
         f"The residuals of {n} seeds span {min(n, k) - 1} of the {k - 1} directions in which {k} "
         f"intervals can differ: epsilon is {min(1, (n - 1) / (k - 1)):.3f} at most, whatever the "
@@ -440,16 +443,6 @@ def blocks(window_losses, n_blocks):
     size = n_windows // n_blocks
     return window_losses[..., : size * n_blocks].reshape(n, k, n_blocks, size).mean(axis=-1)
 
-def without_line(d):
-    """Each row of d (..., m) less its own least-squares line.
-    Changes with a slope are no noise: a loss that turns, or that falls ever more slowly, has them.
-    """
-    # Times about their mean: then the slope needs no intercept.
-    t = np.arange(d.shape[-1]) - (d.shape[-1] - 1) / 2
-    d = d - d.mean(axis=-1, keepdims=True)
-    slope = d @ t / max(t @ t, 1)
-    return d - slope[..., None] * t
-
 def in_common(d):
     """Mean correlation between the rows of d (n, m): how much of their ups and downs they share."""
     n, m = d.shape
@@ -462,11 +455,11 @@ def halves_words(halves):
     """What two halves say, in plain words: the part with the smaller p decides."""
     if not halves.p < ALPHA:
         return f"No change shown ({p_text(halves.p)})."
-    part, whose = halves.common, "what all seeds share"
-    if not halves.common.p <= halves.own.p:
-        part, whose = halves.own, "what each seed has of its own"
-    verb = "grew" if part.ratio < 1 else "fell"
-    return f"Yes: {whose} {verb} to {number(1 / part.ratio, 2)} times its size."
+    # (A part whose p is undefined decides nothing.)
+    parts = {"what all seeds share": halves.common, "what each seed has of its own": halves.own}
+    whose = min(parts, key=lambda name: np.nan_to_num(parts[name].p, nan=1.0))
+    verb = "grew" if parts[whose].ratio < 1 else "fell"
+    return f"Yes: {whose} {verb} to {number(1 / parts[whose].ratio, 2)} times its size."
 
 def limit_epochs(run):
     """How often was the text read, and what does the training loss say?"""
@@ -515,27 +508,27 @@ def f_text(anova, p):
 @dataclass
 class Noise:
     size: float  # sd of a change, nats
-    shared: float  # mean correlation of the changes of two seeds
+    between_seeds: float  # mean correlation of the changes of two seeds
     phi: float  # correlation of a change with the one before
-
-def noisy_changes(run):
-    """(n, m): the changes after the minimum or, of a loss that does not turn, of its last half."""
-    d = run.after_minimum()
-    return d if d.shape[1] >= 3 else np.diff(run.loss)[:, len(run.intervals) // 2 :]
+    m: int = 0  # changes a seed from which all this is estimated
 
 def noise_of(run):
-    """The Noise of a run: an estimate, from few changes."""
-    d = without_line(noisy_changes(run))
+    """The Noise after the minimum or, of a loss that does not turn, of the last half: an estimate,
+    from few changes."""
+    d = run.after_minimum()
+    if d.shape[1] < 3:
+        d = np.diff(run.loss)[:, len(run.intervals) // 2 :]
+    d = without_line(d)
     n, m = d.shape
     # A line has two constants, which leave m - 2 of m changes free.
     size = math.sqrt((d**2).sum() / (n * max(m - 2, 1)))
-    return Noise(size, in_common(d), over_time(d, lines=True))
+    return Noise(size, in_common(d), over_time(d, lines=True), m)
 
 def over_time(d, lines=False):
     """The phi of AR(1): how the rows of d (n, m) correlate with themselves one interval later.
     m-1 products stand over m squares, hence m / (m-1). A line taken off each row (lines=True)
-    makes the ratio too small by (2 + 4 phi) / m, which is given back. Trap: so does a mean taken
-    off, by (1 + 3 phi) / m, which is not."""
+    makes the plain ratio too small by (2 + 4 phi) / m, which is given back. Trap: so does a mean
+    taken off, by (1 + 3 phi) / m, which is not."""
     m = d.shape[1]
     products, squares = (d[:, 1:] * d[:, :-1]).sum(), (d**2).sum()
     ratio = products / max(squares, 1e-300)
@@ -544,28 +537,25 @@ def over_time(d, lines=False):
         phi = (m * ratio + 2) / (m - 4)
     return float(np.clip(phi, -0.99, 0.99))
 
-def flat_curves(rng, shape, size, shared, phi):
-    """Losses (n_studies, n, k) that go nowhere: their changes have the sd `size` and correlate
-    phi over time, `shared` between seeds."""
+def flat_curves(rng, noise, shape):
+    """Losses, shape (n_studies, n, k), that go nowhere, with this Noise in their changes."""
     n_studies, n, k = shape
+    # A negative correlation of all with all cannot be simulated so, and is chance anyway.
+    share = float(np.clip(np.nan_to_num(noise.between_seeds), 0, 0.99))
     # What all seeds of a study share, and what each has of its own: their variances add up.
-    common = stats.ar1(rng, (n_studies, 1, k), phi)
-    own = stats.ar1(rng, (n_studies, n, k), phi)
-    d = size * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+    common = stats.ar1(rng, (n_studies, 1, k), noise.phi)
+    own = stats.ar1(rng, (n_studies, n, k), noise.phi)
+    d = noise.size * (math.sqrt(share) * common + math.sqrt(1 - share) * own)
     return d.cumsum(axis=-1)
 
 def flat_studies(run, n_studies=2000):
     """flat_curves with the noise of this run, as many seeds and intervals: (n_studies, n, k)."""
-    noise, (n, k) = noise_of(run), run.loss.shape
-    # A negative correlation of all with all cannot be simulated so, and is chance anyway.
-    shared = float(np.clip(np.nan_to_num(noise.shared), 0, 0.99))
-    rng = np.random.default_rng(1)
-    return flat_curves(rng, (n_studies, n, k), noise.size, shared, noise.phi)
+    return flat_curves(np.random.default_rng(1), noise_of(run), (n_studies, *run.loss.shape))
 
 # ---------------------------------------------------------------- what a test would have missed
 def t_test_alone(rise):
-    """In what share of studies does held_out_test find a rise? rise (n_studies, n) -> share
-    The same t, of thousands of studies at once."""
+    """Share of studies in which the t test of end against minimum alone finds a rise, of thousands
+    at once: rise (n_studies, n) -> share. (Simulated studies have no windows to hold out.)"""
     with np.errstate(all="ignore"):  # where the end is the minimum, t is 0/0: no rise
         t = rise.mean(axis=1) / sample_sd(rise) * math.sqrt(rise.shape[1])
     p = 2 * scipy_stats.t.sf(np.abs(t), rise.shape[1] - 1)
@@ -584,7 +574,7 @@ def halves_found(run, factor, n_studies=300):
 def sd_found(anova, n_blocks, alpha):
     """The sd between seeds, in nats, that the anova of seeds_apart finds 8 times of 10.
     F is (1 + n_blocks sd^2 / MS_error) times an F without effect. It is significant 8 times of 10
-    if its 20 % quantile is just so: solved for the sd."""
+    if its 20 % quantile just is: solved for the sd."""
     e = anova.epsilon_gg
     needed = scipy_stats.f.isf(alpha, e * anova.df_effect, e * anova.df_error)
     quantile = scipy_stats.f.ppf(0.2, anova.df_effect, anova.df_error)
@@ -649,7 +639,7 @@ def read_window_losses(run):
     return losses
 
 def read_config(folder):
-    """The settings of config.json, {} if there is none. Names that nobody asks for are ignored."""
+    """The settings of config.json, {} if there is none. Unknown settings are ignored."""
     path = folder / "config.json"
     config = read_json(path) if path.exists() else {}
     need(isinstance(config, dict) and isinstance(config.get("seeds", []), list),
@@ -804,7 +794,7 @@ def write_report(folder, **rules):
             f"The report: {page.resolve().as_uri()}"]
 
 # ---------------------------------------------------------------- runs side by side
-def characters(run, unit):
+def key_numbers(run, unit):
     """name -> number: what is compared between runs; their losses are in `unit`."""
     mean, best = run.mean(), run.minimum()
     sd = sample_sd(run.loss[:, -1]) if len(run.seeds) > 1 else math.nan
@@ -813,25 +803,13 @@ def characters(run, unit):
             "at million tokens": run.tokens[best] / 1e6, "at epoch": run.epochs[best],
             "rise from there to the end": mean[-1] - mean[best], "sd between seeds at the end": sd}
 
-def in_one_unit(runs):
-    """The unit of the losses of runs: "nats", or, since tokens of other tokenizers are other
-    tokens, "bits per byte", which then replace their losses."""
-    tokenizers = {run.config.get("tokenizer_sha256") for run in runs}
-    if len(tokenizers - {None}) < 2:
-        return "nats"
-    for run in runs:
-        need(np.isfinite(run.bits).all(), f"{run.folder} has no bits per byte to compare")
-        run.loss = run.bits
-    return "bits per byte"
-
 def test_difference(one, A, two, B, unit):
     """Lines: how Run A, called `one`, differs from Run B, seed by seed."""
     seeds = [seed for seed in A.seeds if seed in B.seeds]
     if len(seeds) < 2 or A.tokens[-1] != B.tokens[-1]:
         return [f"{one} and {two} are not tested: that takes two seeds of both, and equal tokens."]
     # Losses of the seeds that both have, (n, k): the same seed began with the same weights.
-    a = A.loss[[A.seeds.index(seed) for seed in seeds]]
-    b = B.loss[[B.seeds.index(seed) for seed in seeds]]
+    a, b = [run.loss[[run.seeds.index(seed) for seed in seeds]] for run in (A, B)]
     ends = np.stack([a[:, -1], b[:, -1]], axis=1)  # (n, 2)
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
     rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
@@ -849,16 +827,22 @@ def compare(folders):
     names = [printable(Path(folder).resolve().name) for folder in folders]
     need(len(set(names)) == len(names), "two of the folders have one name; rename one")
     runs = [read_run(folder) for folder in folders]
-    unit = in_one_unit(runs)
+    # Tokens of other tokenizers are other tokens: then losses are compared in bits a byte.
+    unit = "nats"
+    if len({run.config.get("tokenizer_sha256") for run in runs} - {None}) > 1:
+        unit = "bits per byte"
+        for run in runs:
+            need(np.isfinite(run.bits).all(), f"{run.folder} has no bits per byte to compare")
+            run.loss = run.bits
     one, x_label = token_axis(max(run.tokens[-1] for run in runs))
-    # From interval 1 on: next to the descent from chance one sees nothing else.
+    # From interval 1 on: next to the descent of an untrained model one sees nothing else.
     curves = [Line(name, run.tokens[1:] / one, run.mean()[1:]) for name, run in zip(names, runs)]
     drawing = line_chart(curves, x_label, f"mean validation loss ({unit})", points=True)
     # (A file's name has 255 bytes at most, and a letter up to four.)
     file = Path(folders[0]) / ("compared_with_" + "_".join(names[1:]))[:58]
     write_whole(f"{file}.svg", drawing)
     # One row a number, one column a run: as csv, and as lines for a terminal.
-    found = [characters(run, unit) for run in runs]
+    found = [key_numbers(run, unit) for run in runs]
     rows, lines = [], [f"{'':30s}" + "".join(f"{name:>16.15}" for name in names)]
     for what in found[0]:
         values = [each[what] for each in found]

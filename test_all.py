@@ -976,6 +976,8 @@ def test_telemetry_halves_have_their_level_and_power():
          telemetry.compare_halves(d).p, 1e-6)
     copies = telemetry.compare_halves(np.tile(d[0], (6, 1)))
     assert math.isnan(copies.own.p) and copies.p == copies.common.p
+    copies.p, copies.common.p = 0.01, 0.01
+    assert telemetry.halves_words(copies).startswith("Yes: what all seeds share")
 
 def test_telemetry_finds_what_is_planted_and_nothing_else():
     """Rise, noise, seeds: each answer says yes where its effect is planted, no where it is not.
@@ -1010,13 +1012,14 @@ def test_telemetry_finds_what_is_planted_and_nothing_else():
     assert 4 < float(marks[1]) < 15 and float(marks[2]) < 26, marks
     assert "grew to" in telemetry.answer_noise(study(drift + noise + grown)).answer
     for loss in ((drift + noise)[:2], falls + 0.1 * np.maximum(t - 16, 0)):
-        assert "takes 6 changes" in telemetry.answer_noise(study(loss)).answer
+        assert "takes 7 intervals" in telemetry.answer_noise(study(loss)).answer
     for turn in (16, 15):  # of a rise from 4 changes chance cannot be told
         late = telemetry.answer_rise(study(falls + 0.1 * np.maximum(t - turn + 2, 0)))
-        assert ("takes 6 changes" in late.answer) == (turn == 16), late
+        assert ("takes 7 intervals" in late.answer) == (turn == 16), late
     one = falls + np.outer(np.arange(6) == 2, 0.3 * np.maximum(t - 9, 0))
     assert telemetry.answer_rise(study(one)).answer.startswith("Not shown: the end lies 0.5")
-    flat = telemetry.flat_curves(np.random.default_rng(3), (40, 6, 21), 0.05, 0.8, 0.0)
+    noise = telemetry.Noise(0.05, 0.8, 0.0)
+    flat = telemetry.flat_curves(np.random.default_rng(3), noise, (40, 6, 21))
     yes = [telemetry.answer_rise(study(loss)).verdict == "reject" for loss in flat]
     assert telemetry.t_test_alone(telemetry.rises(flat)) > 0.4 and sum(yes) <= 6, sum(yes)
 
@@ -1065,7 +1068,7 @@ def test_telemetry_noise_is_found_again():
         lines = np.mean([telemetry.over_time(telemetry.without_line(rows), lines=True)
                          for rows in drift])
         assert abs(plain - phi) < 0.03 and abs(lines - phi) < 0.03, (phi, plain, lines)
-    loss = telemetry.flat_curves(rng, (300, 6, 21), 0.05, 0.7, 0.0)
+    loss = telemetry.flat_curves(rng, telemetry.Noise(0.05, 0.7, 0.0), (300, 6, 21))
     found = telemetry.noise_of(study(loss.reshape(-1, 21)[:, ::-1]))  # (turned: no early minimum)
     assert 0.047 < found.size < 0.053, found
     shared = np.mean([telemetry.in_common(np.diff(each)) for each in loss])

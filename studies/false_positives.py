@@ -30,12 +30,9 @@ DESCENT = 6  # the first interval whose five changes leave the first one, the de
 
 # ---------------------------------------------------------------- studies in which nothing happens
 
-def flat_studies(noise, shape, seed=1):
-    """Losses, shape (n_studies, n, k), that go nowhere, with the Noise of a run."""
-    # flat_curves mixes a common and an own part, by the roots of shared and 1 - shared: so neither
-    # a negative correlation can be made, nor one of exactly 1.
-    shared = float(np.clip(noise.shared, 0, 0.99))
-    return telemetry.flat_curves(np.random.default_rng(seed), shape, noise.size, shared, noise.phi)
+def flat_studies(noise, shape):
+    """Losses, shape (n_studies, n, k), that go nowhere, with this Noise."""
+    return telemetry.flat_curves(np.random.default_rng(1), noise, shape)
 
 def trend_as_noise(run):
     """The Noise of a run if only each seed's mean change is taken off, and its slope is not.
@@ -49,7 +46,8 @@ def trend_as_noise(run):
     # The mean has to go: a flat study does not drift.
     d = d - d.mean(axis=1, keepdims=True)
     size = d.std(axis=1, ddof=1).mean()
-    return replace(noise, size=size, shared=telemetry.in_common(d), phi=telemetry.over_time(d))
+    return replace(noise, size=size, between_seeds=telemetry.in_common(d),
+                   phi=telemetry.over_time(d))
 
 def seed_noise(run):
     """(low, high): the phi of the losses less their interval means, in time.
@@ -89,15 +87,15 @@ def rates(run, n_studies=1000):
     # Three kinds of studies without any effect: like this one; with seeds that share nothing, as
     # the tests assume; and with the trend of the changes taken for noise.
     noise, trend = telemetry.noise_of(run), trend_as_noise(run)
-    here = f"seeds alike as here ({noise.shared:.2f})"
+    here = f"seeds alike as here ({noise.between_seeds:.2f})"
     like = flat_studies(noise, shape)
-    independent = flat_studies(replace(noise, shared=0.0), shape)
+    independent = flat_studies(replace(noise, between_seeds=0.0), shape)
     with_trend = flat_studies(trend, shape)
 
     # The published question: does volatility differ between intervals?
     rows = [
         ["volatility differs", here, *volatility_rejects(like)],
-        ["volatility differs", f"trend taken for noise ({trend.shared:.2f})",
+        ["volatility differs", f"trend taken for noise ({trend.between_seeds:.2f})",
          *volatility_rejects(with_trend)],
         ["volatility differs", "seeds independent", *volatility_rejects(independent)],
     ]
@@ -122,7 +120,7 @@ def rates(run, n_studies=1000):
 def show(name, run, rows):
     noise = telemetry.noise_of(run)
     print(f"{name}: changes have an sd of {number(noise.size)} nats, correlate "
-          f"{noise.shared:.2f} between seeds and {noise.phi:.2f} over time.")
+          f"{noise.between_seeds:.2f} between seeds and {noise.phi:.2f} over time.")
     for test, what, *found in rows:
         cells = ["" if math.isnan(rate) else f"{rate:.1%}" for rate in found]
         print(f"  {test:24s}{what:30s}" + "".join(f"{cell:>8s}" for cell in cells))

@@ -101,8 +101,8 @@ class Flat(nn.Module):
     """linear: the embeddings of the window side by side and one matrix to the scores.
     mlp: two hidden ReLU layers between, each with dropout (Bengio et al. 2003).
 
-    Each place of the window has weights of its own, so what is learned of a word in one place
-    helps in no other; and a window passes through every weight exactly once.
+    Each place of the window has weights of its own, so beyond the embedding what is learned of
+    one place helps in no other; and a window passes through every weight exactly once.
     """
 
     def __init__(self, rung, vocab_size):
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(N_EMBD, N_EMBD)
         self.value = nn.Linear(N_EMBD, N_EMBD)
         self.output = nn.Linear(N_EMBD, N_EMBD)
-        # Added to the scores: nothing before a place, minus infinity after it.
+        # Added to the scores: 0 up to a place, minus infinity after it.
         future = torch.full((rung.context, rung.context), -math.inf).triu(1)
         self.register_buffer("future", future, persistent=False)
         # The angles of rotary positions: place times base ** -(0, 2/D, 4/D, ...).
@@ -167,8 +167,8 @@ class Attention(nn.Module):
             k = rotate(k, table)
             q = rotate(q, (table[0][-1:], table[1][-1:]) if last else table)
         if self.drop_weights and self.training:
-            # Written out, since what is dropped are the weights, in the middle.
-            scores = (q * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, T, T)
+            # Written out: some weights are dropped after softmax.
+            scores = (q * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, T or 1, T)
             if not last:
                 scores = scores + self.future
             weights = scores.softmax(-1)
@@ -202,7 +202,7 @@ class Block(nn.Module):
         wanted = x[:, -1:] if last else x
         if self.pre_norm:
             y = wanted + dropout(self.attention(self.norm1(x), last), self.training)
-            return y + dropout(self.relu_layer(self.norm2(y)), self.training)  # twice, as published
+            return y + dropout(self.relu_layer(self.norm2(y)), self.training)  # twice dropped
         y = self.norm1(wanted + self.attention(x, last))
         return self.norm2(y + self.relu_layer(y))
 
@@ -283,7 +283,7 @@ def train(rung, seed, text, state=None, save=lambda state: None, tick=lambda n: 
 
     A point is a dict: windows so far, train_nll since the point before, valid_nll, test_nll of the
     best weights so far by validation. state: what `save` was given, to go on from there; the
-    result is the same to the last bit. tick(n) is called after every n windows.
+    result is the same to the last bit. tick(n): n more windows are trained; 0: testing.
     """
     torch.manual_seed(seed)
     model = build(rung, text.vocab_size)
@@ -404,13 +404,13 @@ def check_text(text, rung):
 # one for the gradient of the weights and one for that of what went in.
 
 def flops_published(rung, parameters):
-    """Of the whole training, by the published formula: 2 x parameters x windows x context x epochs.
+    """Of the whole training, by the published formula: 2 x parameters x context x windows in all.
 
     For every model alike. But a flat model passes a window through its weights once and not
     `context` times; training takes 6 operations a weight and not 2; the products of attention are
     not in it, and embeddings, which multiply nothing, are.
     """
-    context = 64 if rung.part == "positions" else rung.context  # there 64 stood for 128
+    context = 64 if rung.part == "positions" else rung.context  # it wrote 64 for 128
     return 2 * parameters * rung.windows() * context
 
 def flops_window(rung, vocab_size, needed):
@@ -464,7 +464,7 @@ def published_rows():
     return rows
 
 def rungs_of(part, vocab_size=65):
-    """The rungs of a part, the cheap ones first."""
+    """The rungs of a part, those of a published one by their cost."""
     published = [rung for rung, _ in published_rows()]
     baseline = [rung for rung in published if rung.part == "baseline"]
     if part == "small":
@@ -509,6 +509,6 @@ def work(rung, vocab_size):
 
 if __name__ == "__main__":
     # The command line, rows that survive and processes that share the cores: no part of what is
-    # studied, and read by nobody the first time.
+    # studied; skip it at first.
     from studies.ladder_runs import main
     support.program.run(main)

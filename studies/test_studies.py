@@ -107,7 +107,7 @@ def test_studies_false_alarms_are_those_of_the_simulation():
     for test, what, *rate in false_positives.rates(run, 400):
         rows.setdefault((test, what.split(" (")[0]), rate)  # (the lower phi of two)
     trend = false_positives.trend_as_noise(run)
-    assert round(trend.shared, 2) == 0.77 and round(trend.phi, 2) == -0.19
+    assert round(trend.between_seeds, 2) == 0.77 and round(trend.phi, 2) == -0.19
     assert 0.2 < rows["seeds differ", "alike over time"][0] < 0.38  # 28 % or so
     plain, gg, _ = rows["volatility differs", "trend taken for noise"]
     assert 0.92 < plain < 0.98 and 0.74 < gg < 0.85, (plain, gg)

@@ -40,7 +40,7 @@ def temporary_name(path):
 def write_whole(path, content, keep=None):
     """Write str or bytes so that at every moment there is the old file, whole, or the new one.
 
-    keep: a name under which the old one stays (then for an instant `path` is neither). Raises
+    keep: a name under which the old one stays (then `path` is absent for an instant). Raises
     OSError with a sentence for the user.
     """
     path = Path(path)
@@ -75,12 +75,11 @@ def sweep(folder):
 def is_abandoned(path):
     """Whether a file has a `temporary_name` of this machine, of a process that lives no more."""
     pattern = r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$"
-    ours = re.search(pattern, temporary_name(path).name)
     its = re.search(pattern, path.name)
-    return bool(its) and its[1] == ours[1] and not is_alive(int(its[2]))
+    return bool(its) and its[1] == this_host() and not is_alive(int(its[2]))
 
 def is_alive(process):
-    """Whether a process of this machine still runs."""
+    """Whether a process of this machine still runs (on Windows: whether it is this one)."""
     if os.name == "nt":  # there a file that somebody has open cannot be removed anyway
         return process == os.getpid()
     try:
@@ -194,11 +193,11 @@ def code_text(source):
     """Python source without comments and blank lines.
 
     The same under every version of Python: tokens would not do, since from 3.12 on an f-string is
-    several; where comments stand is told alike by all. (ast.unparse changes with the version too.)
+    several; but all agree where comments stand. (ast.unparse changes with the version too.)
     """
     source = source.replace("\r\n", "\n")
-    comment_at, open_rows = {}, set()  # row -> column of its comment; rows that end in a string
-    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # half edited: all of it counts
+    comment_at, open_rows = {}, set()  # row -> column of its comment; rows that end inside a string
+    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # half edited: the rest counts
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:
                 comment_at[token.start[0]] = token.start[1]

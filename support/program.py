@@ -25,11 +25,11 @@ def report_dropped(what):
     report_uncaught(what.exc_type, None, None)
     os._exit(130)  # (nothing is lost: files are whole or absent)
 
-HOUSE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 # (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
-OURS = os.path.realpath(sys.argv[0] or ".").startswith(HOUSE + os.sep)
-sys.excepthook = report_uncaught if OURS else sys.excepthook
-sys.unraisablehook = report_dropped if OURS else sys.unraisablehook
+IS_OURS = os.path.realpath(sys.argv[0] or ".").startswith(ROOT + os.sep)
+sys.excepthook = report_uncaught if IS_OURS else sys.excepthook
+sys.unraisablehook = report_dropped if IS_OURS else sys.unraisablehook
 
 # Only now what takes a tenth of a second to import, in which somebody may press Ctrl-C already.
 import argparse, contextlib, errno
@@ -52,13 +52,13 @@ def one_line(message):
 
 def is_terminal(stream):
     """Whether bars can be drawn on a stream. IDLE says that it is a terminal, and is none."""
-    stream = getattr(stream, "stream", stream)  # what a Patient one stands for
+    stream = getattr(stream, "stream", stream)  # what an Unbreakable one stands for
     if stream is None or type(stream).__module__.startswith("idlelib"):
         return False
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
-class Patient:
-    """A stream that lets its reader leave: after `| head -1` the work goes on, unheard."""
+class Unbreakable:
+    """A stream whose reader may leave: after `| head -1` the work goes on, unheard."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -102,7 +102,8 @@ def last_words(sentence):
 def run(main):
     """Call main() and end the program with its exit status, 0 if it returns None.
 
-    Status 2, after one sentence: the user's mistake, or a file or disk that fails. 130: Ctrl-C.
+    Status 2, after one sentence: the user's mistake, a file or disk that fails, or a loss that is
+    no number. 130: Ctrl-C.
     """
     open_streams()
     streams = sys.stdout, sys.stderr
@@ -110,7 +111,7 @@ def run(main):
         if hasattr(stream, "reconfigure"):
             # A console that lacks a character shows an escape, and is no reason to stop.
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = map(Patient, streams)
+    sys.stdout, sys.stderr = map(Unbreakable, streams)
     try:
         status = main()
         sys.stdout.flush()
