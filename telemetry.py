@@ -26,7 +26,6 @@ is 0 + 2 * 1.63 = 3.27; without itself, of -4 -2 0, it is -2 + 2 * 1.63 = 1.27.
 import support.program  # first: from here on Ctrl-C prints no traceback
 
 import inspect, math
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from support.figures import Line, line_chart, token_axis
 from support.files import need, printable, read_json, read_records, write_csv, write_whole
 from support.page import (answer_box, columns, details, figure, listing, number, p_text, paragraphs,
                           quote, subsection, table, write_page)
-from support.tables import cell_number
+from support.runs import Metrics, left_out, read_config, read_metrics, read_window_losses
 
 # ---------------------------------------------------------------- the measures
 def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
@@ -176,11 +175,23 @@ class Run:
 
 def read_run(folder, **rules):
     """The Run of a folder, complete or still going on; `rules` are options of `derive`.
-    InputError says what is missing or damaged. How the files are read stands below the line."""
+    InputError says what is missing or damaged."""
     folder = Path(folder)
-    run = run_of(metrics_rows(folder), folder, read_config(folder), rules)
-    run.window_losses = read_window_losses(run)
+    run = run_of(read_metrics(folder), folder, read_config(folder), rules)
+    run.window_losses = read_window_losses(folder, run.seeds, run.intervals, run.loss)
     return run
+
+def run_of(metrics, folder, config, rules):
+    """The Run that Metrics make, one matrix a column."""
+    tokens, loss = metrics.matrix("tokens_seen"), metrics.matrix("val_loss")
+    # (nan is neither equal to itself nor larger than anything.)
+    need((np.diff(tokens) > 0).all() and (tokens == tokens[0]).all(),
+         f"{metrics.damaged}: tokens_seen must grow, for all seeds alike")
+    need(np.isfinite(loss).all(), f"{metrics.damaged}: a val_loss is missing")
+    return Run(folder, config, metrics.seeds, metrics.intervals, tokens=tokens[0], loss=loss,
+               epochs=metrics.matrix("epochs")[0], train_loss=metrics.matrix("train_loss"),
+               published=metrics.matrix("val_loss_published"),
+               bits=metrics.matrix("bits_per_byte"), rules=RULES | rules)
 
 # ---------------------------------------------------------------- four answers
 HYPOTHESES = (
@@ -581,82 +592,6 @@ def sd_found(anova, n_blocks, alpha):
     ms_error = anova.ss_error / anova.df_error
     return math.sqrt((needed / quantile - 1) * ms_error / n_blocks)
 
-# ---------------------------------------------------------------- what a run folder can hold
-def metrics_rows(folder):
-    """The rows of metrics.csv, or of a run that goes on those of its seeds."""
-    paths = sorted(folder.glob("metrics.csv")) or sorted(folder.glob("seed_*/metrics.csv"))
-    need(paths, f"{folder} has no metrics.csv, its own or of a seed; give the folder of a run")
-    return [row for path in paths for row in read_records(path)]
-
-def run_of(rows, folder, config, rules):
-    """The Run that the rows of a metrics.csv make: dicts of column -> text, in any order."""
-    damaged = f"a metrics.csv in {folder} is damaged"
-    # Where does each row belong?
-    row_of = {}
-    for row in rows:
-        # (cell_number makes an int of what is whole.)
-        place = tuple(cell_number(row.get(name, ""), damaged) for name in ("seed", "interval"))
-        need(place not in row_of and all(isinstance(x, int) for x in place),
-             f"{damaged}: seed and interval {place} come twice, or are no whole numbers")
-        row_of[place] = row
-    seeds = sorted({seed for seed, _ in row_of})
-    # Of a run that goes on, only the intervals that all its seeds have reached.
-    reached = Counter(interval for _, interval in row_of)
-    intervals = sorted(t for t in reached if reached[t] == len(seeds))
-    need(len(intervals) > 1, f"{damaged}: its seeds share fewer than 2 intervals")
-
-    # One row a seed, one column an interval.
-    def matrix(column):
-        Y = np.full((len(seeds), len(intervals)), np.nan)
-        for i, seed in enumerate(seeds):
-            for j, interval in enumerate(intervals):
-                cell = row_of[seed, interval].get(column, "")
-                Y[i, j] = cell_number(cell, f"{damaged}, column {column}")
-        return Y
-
-    tokens, loss = matrix("tokens_seen"), matrix("val_loss")
-    # (nan is neither equal to itself nor larger than anything.)
-    need((np.diff(tokens) > 0).all() and (tokens == tokens[0]).all(),
-         f"{damaged}: tokens_seen must grow, for all seeds alike")
-    need(np.isfinite(loss).all(), f"{damaged}: a val_loss is missing")
-    return Run(folder, config, seeds, intervals, tokens=tokens[0], epochs=matrix("epochs")[0],
-               loss=loss, train_loss=matrix("train_loss"), bits=matrix("bits_per_byte"),
-               published=matrix("val_loss_published"), rules=RULES | rules)
-
-def read_window_losses(run):
-    """(n, k, n_windows) of the seeds' val_windows.npy, None if one has none."""
-    paths = [run.folder / f"seed_{seed}" / "val_windows.npy" for seed in run.seeds]
-    if not all(path.exists() for path in paths):
-        return None
-    # Of each seed the measured intervals, in float64: means of float32 would lose digits.
-    try:
-        every = [np.load(path)[run.intervals] for path in paths]
-        losses = np.array(every, dtype=np.float64)
-        right = np.allclose(losses.mean(axis=-1), run.loss, rtol=1e-5)
-    except Exception:  # bytes that come from anywhere can raise almost anything
-        right = False
-    need(right, f"val_windows.npy in {run.folder} are damaged, or not of this metrics.csv")
-    return losses
-
-def read_config(folder):
-    """The settings of config.json, {} if there is none. Unknown settings are ignored."""
-    path = folder / "config.json"
-    config = read_json(path) if path.exists() else {}
-    need(isinstance(config, dict) and isinstance(config.get("seeds", []), list),
-         f"{path} is damaged: it holds no settings")
-    return config
-
-def left_out(run):
-    """A sentence about each seed that was asked for and is not there."""
-    notes = []
-    for seed in run.config.get("seeds", []):
-        path, why = run.folder / f"seed_{seed}" / "left_out.txt", "it is not complete"
-        if path.is_file():
-            why = path.read_text(encoding="utf-8", errors="replace").strip()
-        if seed not in run.seeds:
-            notes.append(f"Seed {seed} is left out: {why}")
-    return notes
-
 # ---------------------------------------------------------------- figures and tables
 def seed_lines(run, Y, unit):
     """Lines for a chart: Y (n, k) of each seed, thin if they are many, and their mean."""
@@ -745,7 +680,7 @@ def what_was_done(run):
         f"{c.get('n_embd')}, trained once a seed on {c.get('train_documents')} documents "
         f"({c.get('train_tokens')} tokens; {c.get('text')}), {run.tokens[-1]:,.0f} tokens in all, "
         f"and measured on the same {c.get('valid_windows')} windows of {c.get('block_size')} "
-        "tokens of other documents.", *left_out(run))
+        "tokens of other documents.", *left_out(run.folder, run.config, run.seeds))
 
 def report_sections(run, found, drawings):
     """heading -> HTML of the report below its first screen, in the order of reading."""
@@ -790,8 +725,10 @@ def write_report(folder, **rules):
     page = run.folder / "report.html"
     write_page(page, f"{printable(name)}: {n} seeds, {k} intervals ({preset})",
                report_sections(run, found, drawings), lead=lead)
-    return [summary(run), *(f"{each.question} {each.answer}" for each in found), *left_out(run),
-            f"The report: {page.resolve().as_uri()}"]
+    lines = [summary(run)]
+    lines += [f"{each.question} {each.answer}" for each in found]
+    lines += left_out(run.folder, run.config, run.seeds)
+    return [*lines, f"The report: {page.resolve().as_uri()}"]
 
 # ---------------------------------------------------------------- runs side by side
 def key_numbers(run, unit):
@@ -809,7 +746,8 @@ def test_difference(one, A, two, B, unit):
     if len(seeds) < 2 or A.tokens[-1] != B.tokens[-1]:
         return [f"{one} and {two} are not tested: that takes two seeds of both, and equal tokens."]
     # Losses of the seeds that both have, (n, k): the same seed began with the same weights.
-    a, b = [run.loss[[run.seeds.index(seed) for seed in seeds]] for run in (A, B)]
+    a = A.loss[[A.seeds.index(seed) for seed in seeds]]
+    b = B.loss[[B.seeds.index(seed) for seed in seeds]]
     ends = np.stack([a[:, -1], b[:, -1]], axis=1)  # (n, 2)
     # Trap: each seed's own minimum was chosen for being low, so that even noise rises from it.
     rise = stats.pairwise_tests(ends - np.stack([a.min(axis=1), b.min(axis=1)], axis=1))
@@ -856,7 +794,7 @@ def compare(folders):
 # ---------------------------------------------------------------- lesson and command line
 def published_run(**rules):
     """The Run that the published study's own table makes."""
-    run = run_of(read_records(stats.PUBLISHED), stats.PUBLISHED.parent, {}, rules)
+    run = run_of(Metrics(read_records(stats.PUBLISHED), "data"), stats.PUBLISHED.parent, {}, rules)
     run.epochs = run.tokens / (428_628 - 128 - 1)  # tokens of its text, where a window can begin
     return run
 
