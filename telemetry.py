@@ -5,7 +5,7 @@ stability, four answers and a report. Nothing here trains anything, and nothing 
 
     python telemetry.py runs/classroom                  tables, figures, report.html: two seconds
     python telemetry.py runs/classroom runs/fresh       the same, and the two compared
-    python telemetry.py runs/x --volatility_window 6    with another rule (see --help)
+    python telemetry.py runs/x --volatility_window 6    with another rule (see derive)
     python telemetry.py                                 a lesson: the published study's numbers
 
 The measures, by hand, for one seed and a window of 3 changes (the spikes: below):
@@ -20,8 +20,8 @@ The measures, by hand, for one seed and a window of 3 changes (the spikes: below
     spike, corrected                         0     1     0     0
     stable                             0     0     0     0     0    5, 6: sd <= 1, but 2 backslides
 
-At interval 4 the loss went up by 2. As published a spike is above mean + 2 sd of -2 0 2, which
-is 0 + 2 * 1.63 = 3.27; without itself, of -4 -2 0, it is -2 + 2 * 1.63 = 1.27.
+At interval 4 the loss went up by 2. As published a spike is above mean + 2 sd (by n) of -2 0 2,
+which is 0 + 2 * 1.63 = 3.27; without itself, of -4 -2 0, it is -2 + 2 * 1.63 = 1.27.
 """
 import support.program  # first: from here on Ctrl-C prints no traceback
 
@@ -107,9 +107,9 @@ def spikes(d, window, factor, floor, with_itself):
     """1 where a change d[t] is above `floor` and above mean + factor * sd, else 0: d (..., k).
     Mean and population sd of `window` changes: the last ones with d[t] among them (with_itself,
     as published; at t = 1 the floor decides alone), or those before it. Trap: among w numbers
-    none is further than sqrt(w-1) sds from their mean, which is 2 for w = 5: as published the
-    rule never fires after t = 1. Trap: of normal changes around a constant the corrected rule
-    calls 9 % spikes (P(t(4) > 1.63) for w = 5), and more while the window fills."""
+    none is further than sqrt(w-1) sds from their mean, which is 2 for w = 5: as published, with
+    factor 2, the rule never fires after t = 1. Trap: of normal changes around a constant the
+    corrected rule calls 9 % spikes (P(t(4) > 1.63) for w = 5), and more while the window fills."""
     out = np.full(d.shape, np.nan)
     # At t = 1 there is one change; a threshold from changes before it needs two of these.
     if with_itself:
@@ -239,7 +239,7 @@ def answer_rise(run):
     """H03. The end above the minimum: by the t test, and by more than chance alone brings about.
     Trap: the t test takes seeds as independent. Where they share their ups and downs, an end that
     lies above the minimum by chance does so in all of them. Trap: the simulated noise is estimated
-    from few changes. Of studies that are truly flat, 10 to 20 % pass, not 5 %."""
+    from few changes. Of flat studies with 6 seeds 10 to 20 % "rise", not 5 %."""
     # First hurdle. Twice p (Bonferroni): the published study tested a descent and a rise.
     t, agreed = held_out_test(run), False
     evidence = "On the windows that choose, the end is the minimum: nothing to test."
@@ -299,7 +299,7 @@ def compare_halves(d):
     common = stats.sd_ratio(shared[:h], shared[-h:])
     # (A seed whose own part is 0 is a copy; then there is nothing to compare.)
     sds = np.stack([sample_sd(own[:, :h]), sample_sd(own[:, -h:])], axis=1)  # (n, 2)
-    each = SdRatio(math.nan, math.nan, math.nan, math.nan)
+    each = SdRatio(*[math.nan] * 4)
     if sds.all():
         t = stats.pairwise_tests(np.log(sds))
         ratio, low, high = np.exp([t.mean_diff[0], t.low[0], t.high[0]])
@@ -361,7 +361,7 @@ def seeds_apart(run):
         a = stats.rm_anova(Y)
         # They are taken as independent. Are neighbours alike in what is hard for one seed only?
         residual = stats.decompose(Y).residual
-        found.append(Apart(where, a, p=min(1.0, len(places) * a.p_gg),
+        found.append(Apart(where, a, p=float(np.minimum(1, len(places) * a.p_gg)),
                            neighbours=over_time(residual.T),
                            would_find=sd_found(a, n_blocks, ALPHA / len(places))))
     return found
@@ -373,7 +373,7 @@ def answer_seeds(run):
     # How far apart? That needs no test.
     spread, evidence = stats.sd_between(run.loss), "Standard deviation (sd) between seeds"
     for where, at in (("minimum", run.minimum()), ("end", -1)):
-        sd = interval_text(spread.sd[at], spread.low[at], spread.high[at], " nats")
+        sd = ci_text(spread.sd[at], spread.low[at], spread.high[at], " nats")
         evidence += f", at the {where} {sd}"
     # More than windows explain?
     yes, no, missed = [], [], "An sd between seeds that is found in 80 % of studies:"
@@ -442,7 +442,7 @@ def limits(run):
     ]
 
 # ================================================================ what the answers stand on
-# Stop reading here the first time. Below: tools of the answers, simulations, odd folders, the
+# Stop reading here the first time. Below: tools of the answers, simulations, the
 # report, comparisons, the command line.
 
 # ---------------------------------------------------------------- tools of the answers
@@ -494,21 +494,21 @@ def limit_precision(run):
             f"{number(np.median(error), 2)} nats, of a change {number(np.median(of_change), 2)}: "
             "other windows would give other numbers.")
 
-def interval_text(x, low, high, unit=""):
-    """A number with its 95 % interval."""
+def ci_text(x, low, high, unit=""):
+    """A number with its 95 % confidence interval."""
     return f"{number(x)}{unit} (95 %: {number(low)} to {number(high)})"
 
 def ratio_text(x):
     """A SdRatio in words."""
-    return f"{interval_text(x.ratio, x.low, x.high)}, {p_text(x.p)}"
+    return f"{ci_text(x.ratio, x.low, x.high)}, {p_text(x.p)}"
 
 def t_text(t, p, unit="nats"):
     """The first of some paired t tests, with a p that may be adjusted."""
-    difference = interval_text(t.mean_diff[0], t.low[0], t.high[0], f" {unit}")
+    difference = ci_text(t.mean_diff[0], t.low[0], t.high[0], f" {unit}")
     return f"{difference}, t({t.df[0]}) = {number(t.t[0])}, {p_text(p)}"
 
 def f_text(anova, p):
-    """F with its degrees of freedom and a p: the corrected one, since it is the one to read."""
+    """F with its plain degrees of freedom, and the corrected p, which is the one to read."""
     return f"F({anova.df_effect}, {anova.df_error}) = {number(anova.f)}, {p_text(p)}"
 
 # ---------------------------------------------------------------- studies that go nowhere
@@ -594,7 +594,7 @@ def sd_found(anova, n_blocks, alpha):
 
 # ---------------------------------------------------------------- figures and tables
 def seed_lines(run, Y, unit):
-    """Lines for a chart: Y (n, k) of each seed, thin if they are many, and their mean."""
+    """Lines for a chart: Y (n, k) of each seed, grey if they are many, and their mean."""
     style = "grey" if len(Y) > 8 else "plain"
     lines = [Line(f"seed {seed}", run.tokens / unit, row, style) for seed, row in zip(run.seeds, Y)]
     return [*lines, Line(f"mean of {len(Y)}", run.tokens / unit, Y.mean(axis=0), "bold")]
@@ -744,7 +744,7 @@ def test_difference(one, A, two, B, unit):
     """Lines: how Run A, called `one`, differs from Run B, seed by seed."""
     seeds = [seed for seed in A.seeds if seed in B.seeds]
     if len(seeds) < 2 or A.tokens[-1] != B.tokens[-1]:
-        return [f"{one} and {two} are not tested: that takes two seeds of both, and equal tokens."]
+        return [f"{one} and {two} are not tested: that takes two shared seeds, and equal tokens."]
     # Losses of the seeds that both have, (n, k): the same seed began with the same weights.
     a = A.loss[[A.seeds.index(seed) for seed in seeds]]
     b = B.loss[[B.seeds.index(seed) for seed in seeds]]
@@ -823,7 +823,7 @@ def main():
     if not folders:
         print("\n".join(lesson(**rules)))
     for folder in folders:
-        # A run that goes on has no metrics.csv of its own yet: it can be compared, no more.
+        # (Among several, a run that goes on, without a metrics.csv yet, is only compared.)
         if len(folders) == 1 or Path(folder, "metrics.csv").exists():
             print("\n".join(write_report(folder, **rules)))
     if len(folders) > 1:
