@@ -105,6 +105,18 @@ def random_table(n, k, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, k)) + rng.normal(size=(n, 1)) + 0.3 * np.arange(k)
 
+TINY_RUN = ["--preset", "smoke", "--seeds", "101", "202", "--total_tokens", "1536"]
+
+@functools.cache
+def whole_run():
+    """The folder of a small study trained in this process, seed after seed, and never stopped."""
+    at = folder()
+    for seed in SMOKE.seeds:
+        assert not command("train.py", "--seed", seed, *TINY_RUN, "--out", at)[1]
+    out, status = command("run_all.py", *TINY_RUN, "--workers", 0, "--out", at)
+    assert not status and "report.html" in out, out
+    return at
+
 # ---------------------------------------------------------------- tokenizer
 
 NASTY = ["", " ", "a\x00b", "e\u0301\u0301", "\U0001f469\u200d\U0001f680 x", "a\r\n\r\n b",
@@ -151,7 +163,6 @@ def test_tokenizer_every_text_comes_back():
     """Every code point of Unicode and every nasty string survives; half a character is named. Any
     ids decode without an exception; ids that do not exist are refused."""
     learned = BPETokenizer.train(stories.first_stories("train", 50) + NASTY, 600)
-    rng = random.Random(2)
     everything = "".join(map(chr, itertools.chain(range(0xD800), range(0xE000, 0x110000))))
     for text in [*NASTY, everything, everything[0x3000::-1]]:
         ids = learned.encode(text)
@@ -160,8 +171,7 @@ def test_tokenizer_every_text_comes_back():
         assert "".join(chunks) == text and max(map(len, chunks), default=0) <= 65
     for call in (learned.encode, lambda text: BPETokenizer.train([text], 300)):
         refused(lambda: call("to ab\ud800c"), "half a character", r"\ud800")
-    for _ in range(300):
-        learned.decode(rng.choices(range(learned.vocab_size), k=9))
+    assert learned.decode(range(learned.vocab_size)).startswith("\x00\x01")
     assert BPETokenizer([]).decode([97, 0xC3, 98]) == "a\ufffdb"  # half a character, on purpose
     for bad in (-1, learned.vocab_size):
         refused(lambda: learned.decode([bad]), f"no token {bad}")
@@ -173,8 +183,6 @@ def test_tokenizer_file_is_readable_and_whole():
     learned.save(path)
     text = path.read_text(encoding="utf-8")
     assert '"h + e"' in text and BPETokenizer.load(path).merges == learned.merges
-    path.write_text("\ufeff" + text, encoding="utf-8")  # as some editors save
-    assert BPETokenizer.load(path).encode("then") == learned.encode("then")
     def rows(*pairs):
         merges = [[i, *pair, ""] for i, pair in enumerate(pairs, 257)]
         return json.dumps({"merges": merges, "chunk": tokenizer.CHUNK.pattern})
@@ -214,15 +222,12 @@ def tiny_model(seed=0, config=TINY, weights=1):
     return network, torch.randint(0, config.vocab_size, (3, config.block_size))
 
 def test_model_has_the_published_size_and_cost():
-    """4,262,144 parameters, matrices of standard deviation 0.02, norms of 1, and 27 MFLOP a
-    training token: the formula equals torch's count of matrix products, attention written out."""
+    """4,262,144 parameters, and 27 MFLOP a training token: the formula equals torch's count of
+    matrix products, attention written out."""
     table, _ = command("model.py")
     numbers = re.findall("^  .*? +([0-9,]{5,})", table, re.M)
     *parts, total = [int(number.replace(",", "")) for number in numbers]
     assert total == sum(parts) == 4_262_144 and " 27,131,904 FLOPs" in table, table
-    for parameter in model.Llama(model.ModelConfig()).parameters():
-        matrix = parameter.dim() == 2
-        assert 0.019 < parameter.std() < 0.021 if matrix else (parameter == 1).all()
     for config in (TINY, replace(TINY, n_layer=3, n_embd=128, block_size=9, vocab_size=7)):
         network, tokens = tiny_model(config=config)
         with patch.object(F, "scaled_dot_product_attention", model.attention), \
@@ -230,8 +235,6 @@ def test_model_has_the_published_size_and_cost():
             network(tokens, tokens)[1].backward()
         counted = counter.get_total_flops() / tokens.numel()
         assert counted == model.training_flops_per_token(config)
-    for wrong in ({"n_embd": 12, "n_head": 4}, {"n_head": 0}, {"n_embd": 18, "n_head": 4}):
-        refused(lambda: replace(TINY, **wrong), "n_embd is", "multiple of")
 
 def test_model_begins_with_known_weights():
     """A seed decides every initial weight and what is drawn after them: runs are comparable with
@@ -239,6 +242,7 @@ def test_model_begins_with_known_weights():
     network, tokens = tiny_model(5)
     total = sum(p.double().sum() for p in network.parameters() if p.dim() == 2)
     same(total.item(), -1.63088, 1e-4)
+    assert all((p == 1).all() for p in network.parameters() if p.dim() == 1)  # the norms
     assert tokens[0, :6].tolist() == [34, 23, 11, 3, 46, 23]
 
 def test_model_cannot_see_the_future():
@@ -293,33 +297,21 @@ def test_model_is_its_formulas():
         np.testing.assert_allclose(scores[0].detach(), expected, 1e-3, 1e-3)
         same(got.item(), loss, 1e-4)
 
-def test_model_starts_at_chance_and_can_overfit():
-    """The first loss is near ln(vocabulary); one batch can be learned by heart."""
-    network, tokens = tiny_model()
-    optimizer = train.make_optimizer(network, SMOKE)
-    losses = [train.train_step(network, optimizer, tokens[:, :-1], tokens[:, 1:], 1e-2, SMOKE)[0]
-              for _ in range(150)]
-    assert abs(losses[0] - math.log(50)) < 0.02 and losses[-1] < 0.05, losses
-
 def test_model_writes_what_it_finds_likely():
-    """At temperature 0 each token is the likeliest after the last 16, at others as frequent as
-    softmax(scores / temperature) says; it ends at `stop`, and leaves torch's generator alone."""
+    """At temperature 0 each token is the likeliest after the last 16, at 0.5 as frequent as
+    softmax(scores / 0.5) says; it ends at `stop`, and leaves torch's generator alone."""
     network, tokens = tiny_model(weights=4)
     before = torch.get_rng_state()
-    write = lambda: network.generate(tokens[:1, :3], 30, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(write(), write()) and write().shape == (1, 33)
     greedy = network.generate(tokens[:1, :3], 20, temperature=0)[0]
     stop = greedy[3].item()
     assert network.generate(tokens[:1, :3], 5, 0, stop=stop).tolist() == [greedy[:4].tolist()]
     for t in range(3, 23):
         assert network(greedy[None, max(0, t - 16) : t])[0][0, -1].argmax() == greedy[t]
     chance = torch.Generator().manual_seed(5)
-    for temperature in (0.5, 1.0):
-        drawn = [network.generate(tokens[:1, :3], 1, temperature, chance)[0, -1].item()
-                 for _ in range(400)]
-        expected = (network(tokens[:1, :3])[0][0, -1] / temperature).softmax(-1)
-        share = np.bincount(drawn, minlength=50) / 400
-        assert np.abs(share - expected.detach().numpy()).max() < 0.08
+    drawn = [network.generate(tokens[:1, :3], 1, 0.5, chance)[0, -1].item() for _ in range(400)]
+    expected = (network(tokens[:1, :3])[0][0, -1] / 0.5).softmax(-1)
+    share = np.bincount(drawn, minlength=50) / 400
+    assert np.abs(share - expected.detach().numpy()).max() < 0.08
     assert torch.equal(torch.get_rng_state(), before)
 
 # ---------------------------------------------------------------- train
@@ -501,38 +493,41 @@ def test_train_damaged_files_are_noticed():
             assert out.count("not used") == n, out
             assert last.with_name("last.pt.unused").read_bytes() == bad
     assert not (at / "harm").exists()
-    (at / "seed_202").mkdir()  # one copied from another seed is not used either
-    (at / "seed_202" / "last.pt").write_bytes(content)
-    assert run_all.read_complete(SHORT, 101, at) and not run_all.read_complete(SHORT, 202, at)
-    _, again = said(train.train_seed, SHORT, 202, text, at)
-    assert {row["seed"] for row in again} == {202} and str(again[0]["val_loss"]) not in rows[1]
+
+def test_train_copied_checkpoints_are_not_used():
+    """A last.pt of another seed or of another run is said and not used: the same bits come out."""
+    at, other, clipped = folder(), folder(), replace(SHORT, grad_clip=0.5)
+    text, _ = train.open_run(SHORT, at)
+    train.open_run(clipped, other)
+    for seed in (101, 202):
+        train.train_seed(SHORT, seed, text, at)
+    train.train_seed(clipped, 101, text, other)
+    right = rows_of(at / "seed_101" / "metrics.csv")
+    for stranger in (at / "seed_202", other / "seed_101"):
+        shutil.copy(stranger / "last.pt", at / "seed_101")
+        assert not run_all.read_complete(SHORT, 101, at)
+        out, _ = said(train.train_seed, SHORT, 101, text, at)
+        assert "another seed or run" in out and run_all.read_complete(SHORT, 101, at), out
+        assert rows_of(at / "seed_101" / "metrics.csv") == right
 
 def leave_half_a_file(at):
     """What a process that was killed while it wrote may leave in a folder."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    name = files.temporary_name(at / "last.pt").name
-    (at / name.replace(f"-{os.getpid()}-", f"-{gone.pid}-")).touch()
+    with patch.object(os, "getpid", return_value=2**30):  # the number of no process
+        files.temporary_name(at / "last.pt").touch()
 
 def test_train_never_mixes_two_runs():
-    """A folder made by other settings is refused, setting by setting; put aside, it is whole under
-    another name. A checkpoint copied from it is not used. One more seed in config.json is no other
-    run, and neither is a byte order mark, which an editor may leave there. What a killed program
-    has left half-written is removed."""
+    """A folder made by other settings or other code is refused, and says which; put aside, it is
+    whole under another name. One more seed in config.json is no other run. What a killed program
+    has left half-written is removed. A damaged config.json stays as it is."""
     at, other = folder() / "run", replace(SHORT, peak_lr=1e-3, final_lr=1e-3)
     text, _ = train.open_run(SHORT, at)
-    train.train_seed(SHORT, 101, text, at)
+    (at / "seed_101").mkdir()
     refused(lambda: train.open_run(other, at), "peak_lr (was 0.004, now 0.001)", "--restart")
     said(train.open_run, other, at, True)
     assert not (at / "seed_101").exists() and (at.with_name("run.old1") / "seed_101").exists()
-    right = train.train_seed(other, 101, text, at)
-    shutil.copy(at.with_name("run.old1") / "seed_101" / "last.pt", at / "seed_101" / "last.pt")
-    out, again = said(train.train_seed, other, 101, text, at)
-    assert "another seed or run" in out, out
-    assert [row["val_loss"] for row in again] == [row["val_loss"] for row in right]
+    train.train_seed(other, 101, text, at)
     config = json.loads((at / "config.json").read_text(encoding="utf-8"))
-    change = lambda **new: (at / "config.json").write_text("\ufeff" + json.dumps(config | new),
-                                                           "utf-8")
+    change = lambda **new: (at / "config.json").write_text(json.dumps(config | new), "utf-8")
     change(seeds=[1, 2], instructions="none known")
     assert run_all.read_complete(other, 101, at)
     change(weight_decay=0.2)
@@ -543,7 +538,7 @@ def test_train_never_mixes_two_runs():
     assert not list(at.rglob("*.tmp"))
     change(**{"model.py": "of another file"})
     refused(lambda: train.open_run(other, at), "model.py (was of another file")
-    for damaged, word in (("{", "damaged"), ("[]", "not of this program"), ("[" * 10**5, "deep")):
+    for damaged, word in (("{", "damaged"), ("[]", "not of this program")):
         (at / "config.json").write_text(damaged, "utf-8")
         refused(lambda: train.open_run(other, at), "config.json", word)
         assert (at / "config.json").read_text("utf-8") == damaged
@@ -558,7 +553,7 @@ def test_train_knows_which_code_was_loaded():
 
 def test_train_settings_are_checked():
     """Settings that cannot be are refused by name; an option cut short is none."""
-    for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_head": 3}, "n_embd"),
+    for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_embd": 18}, "n_embd"),
                         ({"peak_lr": math.nan}, "peak_lr"), ({"corpus": "x"}, "corpus"),
                         ({"train_file": ["a"]}, "--valid_file"), ({"block_size": 0}, "block_size"),
                         ({"interval_tokens": 10**9}, "interval_tokens"), ({"seeds": []}, "seeds"),
@@ -588,29 +583,20 @@ def test_train_advice_follows_the_options():
                 assert "same command" in str(told), str(told)
                 assert ("leave out --restart" in str(told)) == expected, str(told)
 
-@functools.cache
-def a_trained_run():
-    at = folder() / "run"
-    text, _ = train.open_run(SHORT, at)
-    train.train_seed(SHORT, 202, text, at)
-    return at
-
 def test_train_writes_on_from_a_prompt():
-    """--write prints what best.pt and last.pt write after a prompt: greedily, the likeliest token
-    after the last 16, one by one. Chance is repeatable."""
-    at = a_trained_run()
-    ask = lambda prompt, *words: command("train.py", "--write", prompt, "--out", at, *words)
+    """--write prints what best.pt and last.pt write after a prompt; chance is repeatable."""
+    run = whole_run()
+    ask = lambda prompt, *words: command("train.py", "--write", prompt, "--out", run, *words)
     prompt = "One day, Mia and Sam went to the big park to play."  # more than a window
     out, status = ask(prompt, "--temperature", 0, "--length", 6)
-    assert not status and out.index("best checkpoint of seed 202") < out.index("last checkpoint")
-    network, learned, _ = train.load_model(at, 202, "last")
-    ids = [256, *learned.encode(prompt)]
-    for _ in range(6):
-        ids.append(network(torch.tensor([ids[-16:]]))[0][0, -1].argmax().item())
-    assert files.printable(learned.decode(i for i in ids if i != 256)) in out, out
+    assert not status and out.index("best checkpoint of seed 101") < out.index("last checkpoint")
+    network, learned, _ = train.load_model(run, 101, "last")
+    ids = torch.tensor([[256, *learned.encode(prompt)]])
+    written = network.generate(ids, 6, 0, stop=256)[0].tolist()
+    assert files.printable(learned.decode(i for i in written if i != 256)) in out, out
     assert ask("")[0] == ask("")[0] != ask("", "--chance", 5)[0]
     for words, expected in (
-            (["x", "--seed", 101], "no checkpoint of seed 101"), (["x", "--n_layer", 2], "n_layer"),
+            (["x", "--seed", 7], "no checkpoint of seed 7"), (["x", "--n_layer", 2], "n_layer"),
             (["\udcff"], "half a character"), (["x", "--temperature", "nan"], "temperature"),
             (["x", "--length", 0], "length"), (["x", "--out", folder()], "holds no checkpoint")):
         out, status = ask(*words)
@@ -621,9 +607,9 @@ def test_train_writes_with_the_models_own_code():
     """An edited model.py is said, and its model writes; one of other sizes is one sentence. While
     a run renames its checkpoints, the one before is read."""
     at = folder() / "run"
-    shutil.copytree(a_trained_run(), at)
+    shutil.copytree(whole_run(), at)
     config = json.loads((at / "config.json").read_text("utf-8"))
-    (at / "seed_202" / "last.pt").unlink()
+    (at / "seed_101" / "last.pt").unlink()
     (at / "config.json").write_text(json.dumps(config | {"model.py": "?"}), "utf-8")
     out, status = command("train.py", "--write", "x", "--out", at)
     assert not status and "model.py was edited" in out and "last checkpoint" in out, out
@@ -730,9 +716,8 @@ def test_stats_anova_by_brute_force():
         batch = np.stack([[Y, Y[::-1] ** 2], [Y ** 3, 2 * Y]])
         same(np.array(stats.f_and_epsilons(batch))[:, 1, 1], [a.f, a.epsilon_gg, a.epsilon_hf])
 
-def test_stats_pairs_and_two_samples_are_scipys():
-    """Pairs are scipy's ttest_rel, with Bonferroni by the number asked for, of two levels F is t
-    squared; Welch is ttest_ind."""
+def test_stats_pairs_are_scipys():
+    """Pairs are scipy's ttest_rel, with Bonferroni by the number asked for."""
     Y = random_table(6, 5)
     for pairs, asked in ((None, list(itertools.combinations(range(5), 2))),
                          ("adjacent", [(0, 1), (1, 2), (2, 3), (3, 4)]), ([(3, 1), (0, 4)],) * 2):
@@ -743,29 +728,27 @@ def test_stats_pairs_and_two_samples_are_scipys():
              [theirs.statistic, theirs.pvalue, np.minimum(1, theirs.pvalue * len(asked))])
         same([q.low, q.high], list(theirs.confidence_interval(0.95)))
         same([q.d_z, q.mean_diff], [q.t / 6 ** .5, (Y[:, a] - Y[:, b]).mean(axis=0)], 1e-7)
-        for i, pair in enumerate(asked):
-            a = stats.rm_anova(Y[:, pair])
-            same([a.f, a.p], [q.t[i] ** 2, q.p[i]])
     q = stats.pairwise_tests(Y[:, [0, 0, 3]])  # an undefined pair counts among those asked for
     same(q.p_adjusted, np.minimum(1, 3 * np.array([np.nan, q.p[1], q.p[1]])))
     for wrong in ([(0, 0)], [(0, 5)], [(-1, 0)], "all", [(0, 1, 2)]):
         refused(lambda: stats.pairwise_tests(Y, wrong), "pairs")
-    got, theirs = stats.welch(Y[:, 1], Y[:4, 4]), scipy.stats.ttest_ind(
-        Y[:, 1], Y[:4, 4], equal_var=False)
+
+def test_stats_two_samples_are_scipys():
+    """Welch is ttest_ind. The p of two sds is that of F, or, for pairs, of the correlation of sums
+    with differences; the interval ends at the ratios that a test at 5 % just does not reject."""
+    Y = random_table(6, 5)
+    got = stats.welch(Y[:, 1], Y[:4, 4])
+    theirs = scipy.stats.ttest_ind(Y[:, 1], Y[:4, 4], equal_var=False)
     same([got.t, got.p, got.df], [theirs.statistic, theirs.pvalue, theirs.df])
     same([got.low, got.high], list(theirs.confidence_interval(0.95)))
-    a, b = Y[:3, 1], Y[:5, 4]
-    v = stats.sd_ratio(a, b)
-    same(v.ratio, a.std(ddof=1) / b.std(ddof=1))
-    tail = (1 + v.ratio ** 2 / 2) ** -2  # F on 2 and 4 df, written down
-    same(v.p, 2 * min(tail, 1 - tail))
-    for bound in (v.low, v.high):  # the ratios that a test at 5 % just does not reject
-        same(stats.sd_ratio(a / bound, b).p, 0.05)
-    a = Y[:5, 1]
-    v = stats.paired_sd_ratio(a, b)
-    same([v.ratio, v.p], [a.std() / b.std(), scipy.stats.pearsonr(a + b, a - b).pvalue])
-    for bound in (v.low, v.high):
-        same(stats.paired_sd_ratio(a / bound, b).p, 0.05)
+    a, b = Y[:5, 1], Y[:5, 4]
+    tail = (1 + (a[:3].var(ddof=1) / b.var(ddof=1)) / 2) ** -2  # F on 2 and 4 df, written down
+    same(stats.sd_ratio(a[:3], b).p, 2 * min(tail, 1 - tail))
+    same(stats.paired_sd_ratio(a, b).p, scipy.stats.pearsonr(a + b, a - b).pvalue)
+    for test, sample in ((stats.sd_ratio, a[:3]), (stats.paired_sd_ratio, a)):
+        v = test(sample, b)
+        same(v.ratio, sample.std(ddof=1) / b.std(ddof=1))
+        same([test(sample / bound, b).p for bound in (v.low, v.high)], 0.05)
     assert np.isnan(stats.paired_sd_ratio(a[:2], b[:2]).p)
 
 def test_stats_published_analysis():
@@ -792,26 +775,32 @@ def test_stats_degenerate():
     for shift, size in itertools.product((0, 1e9), (1, 1e9, 1e-9, 1e40)):
         with warnings.catch_warnings(), np.errstate(all="warn"):
             warnings.simplefilter("error")
-            r = stats.analyse((np.stack([x, x + .1, x + .3], 1) + shift) * size)
+            analyse = lambda *levels: stats.analyse((np.stack(levels, 1) + shift) * size)
+            # Rows that are parallel: certain.
+            r = analyse(x, x + .1, x + .3)
             a, q = r["anova"], r["pairs"]
             assert [a.ss_error, a.f, a.p, a.f_subject, a.icc] == [0, np.inf, 0, np.inf, 1]
             assert np.isnan([a.epsilon_gg, a.epsilon_hf, a.p_gg, a.p_hf, a.p_lower_bound]).all()
             assert (q.t == -np.inf).all() and (q.p_adjusted == 0).all() and (q.d_z == q.t).all()
             assert not r["mauchly"].defined and "SS_error" in r["mauchly"].reason
-            r = stats.analyse((np.stack([x, (x + .1) - .1, x], 1) + shift) * size)
+            # Levels that are alike but for rounding: undefined.
+            r = analyse(x, (x + .1) - .1, x)
             assert np.isnan([r["anova"].f, *r["pairs"].t, *r["pairs"].p]).all()
             assert r["counts"]["all pairs"] == {"of": 3, "significant": 0, "undefined": 3}
-            r = stats.analyse((np.full((5, 4), .1) + shift) * size)
+            # A constant table.
+            r = analyse(*np.full((4, 5), .1))
             assert np.isnan([r["anova"].f, r["anova"].icc, *r["shapiro"].p]).all()
             assert np.isnan([r["shapiro_residuals"].p, r["mixed_reml"].log_likelihood]).all()
             assert (r["sd_between"].high == 0).all()
             assert np.isnan(stats.sd_ratio([.1] * 3, [.1 + shift] * 4).p)
             assert np.isnan(stats.welch([.1] * 3, [.2 + shift] * 4).p)
-    rates = stats.rejection_rates(np.random.default_rng(6).normal(size=(9, 2, 5)))
-    assert np.isnan(rates).tolist() == [False, False, True]  # hf of 2 subjects
+
+def test_stats_cannot_judge_every_table():
+    """W of copied levels is exactly 0, of almost copied ones undefined; W of constants is nan, and
+    so is that of residuals of 2 x 2. What is too small, too large or no number is refused."""
+    x = np.random.default_rng(5).normal(size=8)
     w = stats.shapiro_by_level(np.stack([x, x * 1e-25, [.3, .1 + .2] * 4], 1))
     same(w.w, [w.w[0], w.w[0], np.nan], 1e-6)
-    assert np.isnan(stats.rm_anova([[.3, .1 + .2, .3]] * 4).f)
     assert np.isnan(stats.shapiro_residuals(SLEEP[:2]).w)  # of 2 x 2: plus and minus one number
     m = stats.mauchly(np.stack([x, x, x ** 2, x ** 3], 1))
     assert (m.w, m.chi2, m.p, m.defined) == (0, np.inf, 0, True)
@@ -861,8 +850,6 @@ def test_stats_report():
         data, status = command("stats.py", path, "--dv", dv, "--json")
         assert not status and "\x1b" not in data
         assert json.loads(data, parse_constant=refused)["dv"] == dv
-    text = command("stats.py", PUBLISHED)[0]
-    assert "= 10030.87, p < .001" in text and "smallest p = .15" in text
     data = json.loads(command("stats.py", PUBLISHED, "--json")[0])
     assert f"{data['anova']['p']:.2e}" == "9.29e-156" and data["mauchly"]["w"] is None
     assert command("stats.py", "--json")[1] == 2 and "Greenh" in command("stats.py")[0]
@@ -936,12 +923,11 @@ def test_telemetry_answers_the_known_runs():
     runs = {name: telemetry.read_run(HERE / "results" / name)
             for name in ("paper", "classroom", "shuffled", "fresh")}
     runs["published"] = telemetry.published_run()
-    for name, common, p_common, own, p_own in (
-            ("published", 1.30, 0.54, 0.94, 0.83), ("paper", 1.89, 0.147, 1.15, 0.30),
-            ("classroom", 0.47, 0.13, 1.60, 0.08), ("shuffled", 1.54, 0.37, 1.45, 0.014)):
+    known = {"published": (1.30, 0.54, 0.94, 0.83), "paper": (1.89, 0.147, 1.15, 0.30),
+             "classroom": (0.47, 0.13, 1.60, 0.08), "shuffled": (1.54, 0.37, 1.45, 0.014)}
+    for name, expected in known.items():
         found = telemetry.compare_halves(runs[name].after_minimum())
-        got = found.common.ratio, found.common.p, found.own.ratio, found.own.p
-        assert np.abs(np.divide(got, (common, p_common, own, p_own)) - 1).max() < 0.05, (name, got)
+        same([found.common.ratio, found.common.p, found.own.ratio, found.own.p], expected, 0.05)
         same(found.p, min(1, 2 * min(found.common.p, found.own.p)))
     published, classroom, fresh = (
         telemetry.answers(runs[name]) for name in ("published", "classroom", "fresh"))
@@ -978,12 +964,14 @@ def test_telemetry_halves_have_their_level_and_power():
     assert math.isnan(copies.own.p) and copies.p == copies.common.p
     copies.p, copies.common.p = 0.01, 0.01
     assert telemetry.halves_words(copies).startswith("Yes: what all seeds share")
+    copies.common.p, copies.own.p = math.nan, 0.01
+    assert telemetry.halves_words(copies).startswith("Yes: what each seed")
 
 def test_telemetry_finds_what_is_planted_and_nothing_else():
-    """Rise, noise, seeds: each answer says yes where its effect is planted, no where it is not.
-    RQ3 says no too where one seed alone rises, or where chance makes seeds rise together."""
+    """Rise, noise, seeds: each answer says yes where its effect is planted, no where it is not."""
     rng, t = np.random.default_rng(0), np.arange(21)
     falls = 3 + 4 * np.exp(-t / 2) + 0.001 * rng.normal(size=(6, 21))
+    turned = falls + 0.1 * np.maximum(t - 9, 0)
     drift = 3 + np.where(t < 4, 4 * np.exp(-t), 0.02 * (t - 4))
     noise = 0.02 * rng.normal(size=(6, 21)).cumsum(1) * (t > 4)
     grown = (0.1 * rng.normal(size=(6, 21)) * (t > 12)).cumsum(1)
@@ -991,37 +979,41 @@ def test_telemetry_finds_what_is_planted_and_nothing_else():
     windows = lambda loss: loss[..., None] + texts + 0.05 * rng.normal(size=(6, 21, 96))
     seeds = falls + 0.02 * np.arange(6)[:, None]
     for ask, yes, no in (
-            (telemetry.answer_rise, study(falls + 0.1 * np.maximum(t - 9, 0)), study(falls)),
+            (telemetry.answer_rise, study(turned), study(falls)),
             (telemetry.answer_noise, study(drift + noise + grown), study(drift + noise)),
             (telemetry.answer_seeds, study(seeds, windows(seeds)), study(falls, windows(falls)))):
         assert ask(yes).answer.startswith("Yes") and not ask(no).answer.startswith("Yes")
         assert ask(yes).verdict.startswith("reject") and ask(yes).missed
         # (H01 as it was asked is rejected in both, for the descent.)
         assert ask(no).verdict in ("fail to reject", "not tested") or ask is telemetry.answer_noise
-    # Seeds that differ at one of the two places; a loss that does not rise for good.
-    turned = falls + 0.1 * np.maximum(t - 9, 0)
+    assert "grew to" in telemetry.answer_noise(study(drift + noise + grown)).answer
     for at, words in ((9, "Yes at the minimum, not shown at the end:"),
                       (20, "Yes at the end, not shown at the minimum:")):
         loss = turned + 0.02 * np.outer(np.arange(6) - 2.5, t == at)
         assert telemetry.answer_seeds(study(loss, windows(loss))).answer.startswith(words)
-    learned = ["learned while validation" in telemetry.limit_epochs(study(loss))
-               for loss in (turned, falls, falls + 0.1 * (t > 19))]
-    assert learned == [True, False, False], learned
     flat = study(0.05 * rng.normal(size=(6, 21)).cumsum(1))
     marks = re.findall(r"([\d.]+)%", telemetry.answer_phase(flat).evidence)
     assert 4 < float(marks[1]) < 15 and float(marks[2]) < 26, marks
-    assert "grew to" in telemetry.answer_noise(study(drift + noise + grown)).answer
-    for loss in ((drift + noise)[:2], falls + 0.1 * np.maximum(t - 16, 0)):
-        assert "takes 7 intervals" in telemetry.answer_noise(study(loss)).answer
-    for turn in (16, 15):  # of a rise from 4 changes chance cannot be told
-        late = telemetry.answer_rise(study(falls + 0.1 * np.maximum(t - turn + 2, 0)))
-        assert ("takes 7 intervals" in late.answer) == (turn == 16), late
+
+def test_telemetry_a_rise_is_more_than_chance():
+    """RQ3 says no where one seed alone rises, or where chance makes seeds rise together; it says
+    nothing of a rise too short to judge, as RQ1 does. Only a true rise is learned by heart."""
+    t = np.arange(21)
+    falls = 3 + 4 * np.exp(-t / 2) + 0.001 * np.random.default_rng(0).normal(size=(6, 21))
     one = falls + np.outer(np.arange(6) == 2, 0.3 * np.maximum(t - 9, 0))
     assert telemetry.answer_rise(study(one)).answer.startswith("Not shown: the end lies 0.5")
     noise = telemetry.Noise(0.05, 0.8, 0.0)
     flat = telemetry.flat_curves(np.random.default_rng(3), noise, (40, 6, 21))
     yes = [telemetry.answer_rise(study(loss)).verdict == "reject" for loss in flat]
     assert telemetry.t_test_alone(telemetry.rises(flat)) > 0.4 and sum(yes) <= 6, sum(yes)
+    rise = lambda turn: study(falls + 0.1 * np.maximum(t - turn, 0))
+    assert "takes 7 intervals" in telemetry.answer_rise(rise(14)).answer
+    assert "takes 7 intervals" not in telemetry.answer_rise(rise(13)).answer
+    for few in (rise(16), study(rise(9).loss[:2])):  # intervals, and seeds
+        assert "takes 7 intervals" in telemetry.answer_noise(few).answer
+    assert "learned while validation" in telemetry.limit_epochs(rise(9))
+    for loss in (falls, falls + 0.1 * (t > 19)):
+        assert "learned while validation" not in telemetry.limit_epochs(study(loss))
 
 def test_telemetry_seeds_are_told_apart_at_their_level():
     """RQ2 says yes in about 5 % of studies with independent blocks and equal seeds; and an sd that
@@ -1126,15 +1118,15 @@ def test_telemetry_writes_a_report_that_answers_on_its_first_screen():
     assert [len(rows), *map(len, others)] == [127, 22, 6, 211]
     d = np.diff(loss[0])
     assert rows[5][3:5] == [repr(float(d[3])), repr(float(d[:4].std(ddof=1)))]
-    assert len(list((at / "figures").glob("*.svg"))) == 3 and text.count("</title></circle>") > 300
+    assert len(list((at / "figures").glob("*.svg"))) == 3
 
 def test_telemetry_compares_runs():
-    """Differences seed by seed are those of the losses, with their interval; the class's two arms
-    differ in their rise by 0.480 nats; the file's name stays short."""
-    at, Y, t = folder(), telemetry.published_run().loss, np.arange(21)
-    Z = Y + np.outer(np.arange(1, 7), t / 20)
-    run_folder(at / "one", Y)
-    run_folder(at / "two", Z)
+    """Differences are those of the losses, seed by seed, with their interval, in nats or, between
+    tokenizers, in bits a byte; the class's two arms differ in their rise by 0.480 nats."""
+    at, Y = folder(), telemetry.published_run().loss
+    Z = Y + np.outer(np.arange(1, 7), np.arange(21) / 20)
+    for name, loss, sha256 in (("one", Y, "a"), ("two", Z, "a"), ("three", Z, "b")):
+        run_folder(at / name, loss, tokenizer_sha256=sha256)
     lines = "\n".join(telemetry.compare([at / "two", at / "one"]))
     test = scipy.stats.ttest_rel(Z[:, -1], Y[:, -1])
     low, high = test.confidence_interval()
@@ -1142,27 +1134,26 @@ def test_telemetry_compares_runs():
             f"t(5) = {page.number(test.statistic)}, {page.p_text(test.pvalue)}") in lines, lines
     spread = stats.paired_sd_ratio(Z[:, -1], Y[:, -1])
     assert f"at the end, ratio: {page.number(spread.ratio)} (95 %" in lines, lines
-    # Runs with other tokenizers are compared in bits, never in nats a token.
-    for name, Q in (("three", Y), ("four", Z)):
-        run_folder(at / name, Q, tokenizer_sha256=name)
-    bits = "\n".join(telemetry.compare([at / "four", at / "three"]))
-    assert "loss at the end: 1.75 bits per byte (95 %" in bits and "nats" not in bits, bits
-    assert "nats (95 %" in lines and "bits per byte (95 %" not in lines
     table = {row[0]: row[1:] for row in table_of(at / "two" / "compared_with_one.csv")}
     same(float(table["the same in bits per byte"][1]), Y.mean(0).min() / 2)
+    bits = "\n".join(telemetry.compare([at / "three", at / "one"]))
+    assert "loss at the end: 1.75 bits per byte (95 %" in bits and "nats" not in bits, bits
     arm = shutil.copytree(HERE / "results" / "classroom", at / "classroom")
     arms = "\n".join(telemetry.compare([arm, HERE / "results" / "fresh"]))
     assert "0.480 nats" in arms and "t(5) = 32." in arms, arms
-    header, *rows = (at / "one" / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    for seed, part in ((101, rows[:5]), (202, rows[21:24])):  # a run that goes on
+
+def test_telemetry_compares_whatever_runs_there_are():
+    """A run that goes on is read as far as all its seeds are, and not tested, nor is one of a
+    single seed, however many there are. No two may have one name."""
+    at, Y = folder(), telemetry.published_run().loss
+    header, *rows = table_of(run_folder(at / "one", Y) / "metrics.csv")
+    for seed, part in ((101, rows[:5]), (202, rows[21:24])):
         (at / "on" / f"seed_{seed}").mkdir(parents=True)
-        text = "\n".join([header, *part])
-        (at / "on" / f"seed_{seed}" / "metrics.csv").write_text(text, encoding="utf-8")
+        files.write_csv(at / "on" / f"seed_{seed}" / "metrics.csv", header, part)
     assert telemetry.read_run(at / "on").loss.shape == (2, 3)
-    long = [run_folder(at / f"{i}_{'x' * 60}", Y[:1, :4]) for i in range(12)]
-    lines = telemetry.compare([at / "one", at / "on", *long])
+    single = [run_folder(at / f"{i}_{'x' * 60}", Y[:1, :4]) for i in range(12)]  # long names, too
+    lines = telemetry.compare([at / "one", at / "on", *single])
     assert sum("not tested" in line for line in lines) == 13
-    assert max(len(path.name) for path in (at / "one").glob("compared*")) < 80
     refused(lambda: telemetry.compare([at / "one", at / "one"]), "one name")
 
 def test_telemetry_old_results_stay_readable():
@@ -1210,14 +1201,13 @@ def test_telemetry_from_the_shell():
     """Without a folder, the published study; with another window its spike rule can fire; a
     mistake is one sentence and status 2."""
     out, status = command("telemetry.py")
-    assert status == 0 and "15,390" in out and "marks 0 changes" in out and "0.77" in out
+    assert status == 0 and "15,390" in out and "marks 0 changes" in out
     at = run_folder(folder(), telemetry.published_run().loss + 2 * (np.arange(21) == 15))
-    for window, fired in ((5, 0), (6, 6)):
-        out, status = command("telemetry.py", at, "--volatility_window", window)
-        assert status == 0 and out.startswith("The mean validation loss of 6 seeds"), out
-        header, *rows = table_of(at / "telemetry.csv")
-        spikes = [float(row[header.index("spike")]) for row in rows if row[1] == "15"]
-        assert sum(spikes) == fired, (window, spikes)
+    out, status = command("telemetry.py", at, "--volatility_window", 6)
+    assert status == 0 and out.startswith("The mean validation loss of 6 seeds"), out
+    spikes = [row["spike"] for row in files.read_records(at / "telemetry.csv")
+              if row["interval"] == "15"]
+    assert list(map(float, spikes)) == [1] * 6
     for words in (["--volatility_window", "1"], ["--stable_quantile", "nan"],
                   ["--spike_factor", "x"], [at / "nowhere"], ["--volatility", "6"]):
         out, status = command("telemetry.py", *words)
@@ -1225,30 +1215,20 @@ def test_telemetry_from_the_shell():
 
 # ---------------------------------------------------------------- run_all
 
-TINY_RUN = ["--preset", "smoke", "--seeds", "101", "202", "--total_tokens", "1536"]
-
-@functools.cache
-def whole_run():
-    """The folder of a small study trained in this process, seed after seed, and never stopped."""
-    at = folder()
-    for seed in SMOKE.seeds:
-        assert not command("train.py", "--seed", seed, *TINY_RUN, "--out", at)[1]
-    out, status = command("run_all.py", *TINY_RUN, "--workers", 0, "--out", at)
-    assert not status and "report.html" in out, out
-    return at
-
-def start(out, *words, **environment):
-    """A process of run_all.py that trains the same study."""
-    return subprocess.Popen([sys.executable, "run_all.py", *TINY_RUN, *words, "--out", out],
-                            cwd=HERE, env={**os.environ, **environment}, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, encoding="utf-8")
+def start(out, *words, until="", **environment):
+    """A process of run_all.py that trains the same study and has printed `until`."""
+    process = subprocess.Popen([sys.executable, "run_all.py", *TINY_RUN, *words, "--out", out],
+                               cwd=HERE, env={**os.environ, **environment}, encoding="utf-8",
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if until:
+        next(line for line in process.stdout if until in line)
+    return process
 
 def test_run_all_is_the_same_after_a_kill():
     """A run killed in the middle and continued with other workers ends with the same bits, and
     nothing half-written is left."""
     at = folder()
-    killed = start(at)
-    next(line for line in killed.stdout if "interval   3" in line)
+    killed = start(at, until="interval   3")
     killed.kill()
     killed.communicate()
     out, status = command("run_all.py", *TINY_RUN, "--out", at, "--workers", 1)
@@ -1259,8 +1239,7 @@ def test_run_all_is_the_same_after_a_kill():
 def test_run_all_stops_in_one_sentence():
     """Ctrl-C: status 130, what to do next, no worker and no temporary file is left."""
     at = folder()
-    stopped = start(at, "--total_tokens", "2560000", "--restart")
-    next(line for line in stopped.stdout if "interval   1" in line)
+    stopped = start(at, "--total_tokens", "2560000", "--restart", until="interval   1")
     stopped.send_signal(run_all.signal.SIGINT)
     _, told = stopped.communicate(timeout=60)
     assert stopped.returncode == 130 and "Traceback" not in told, told
@@ -1269,15 +1248,12 @@ def test_run_all_stops_in_one_sentence():
 
 def test_run_all_workers_end_with_their_parent():
     """A run of some minutes, killed at its start: no worker lives on and keeps its output open."""
-    killed = start(folder(), "--total_tokens", "2560000")
-    next(line for line in killed.stdout if "interval   1" in line)
+    killed = start(folder(), "--total_tokens", "2560000", until="interval   1")
     killed.kill()
     killed.communicate(timeout=60)
 
 def test_run_all_restarts_a_killed_worker():
-    """A worker that is killed is started again and ends with the same bits. One that is killed
-    four times is given up; the sentence names fewer workers, and its half of a file is removed.
-    An error in the code ends the whole program at once."""
+    """A worker that is killed is started again and ends with the same bits."""
     at, config, killed = folder(), replace(SMOKE, total_tokens=1536), []
 
     def kill_once(seed, tokens, row):
@@ -1288,24 +1264,26 @@ def test_run_all_restarts_a_killed_worker():
     assert run_all.train_all(config, at, config.seeds, 2, kill_once) == {} and killed
     for table in ("seed_101/metrics.csv", "seed_202/metrics.csv"):
         assert rows_of(at / table) == rows_of(whole_run() / table)
-    ended = []  # pipes whose other end is closed: of workers that were killed at once
-    def end_at_once(config, seed, out):
-        receiver, sender = multiprocessing.Pipe(duplex=False)
-        sender.close()
-        ended.append(seed)
-        end_of_process, _ = multiprocessing.Pipe(duplex=False)  # ready: its other end is gone
-        return receiver, Mock(exitcode=exitcode, sentinel=end_of_process)
+
+def test_run_all_gives_up_what_dies_again_and_again():
+    """A seed killed four times is given up; the sentence names fewer workers, and its half of a
+    file is removed. An error in the code ends the whole program at once."""
+    at, exitcode, started = folder(), 1, []
+
+    def start_worker(config, seed, out):
+        started.append(seed)
+        return len(started), Mock(exitcode=exitcode)  # (a number stands for the pipe)
+
     leave_half_a_file(at)
-    with patch.object(run_all, "start_worker", end_at_once):
-        exitcode = 1  # an error in the code, as after a student's edit: the next seed would meet it
-        _, sentence = said(run_all.train_all, config, at, [9], 2, print)
+    with patch.object(run_all, "start_worker", start_worker), patch.object(
+            run_all, "hear", lambda running: [(pipe, None) for pipe in running]):
+        _, sentence = said(run_all.train_all, SMOKE, at, [9], 2, print)
         assert "stopped with the error above" in sentence
         exitcode = -9  # killed
-        problems = run_all.train_all(config, at, [7, 8], 2, print)
-    assert not list(at.rglob("*.tmp"))
-    assert ended.count(7) == ended.count(8) == 4 and sorted(problems) == [7, 8]
-    assert "fewer than 2 --workers" in problems[7] and "memory" in problems[7], problems
-    assert "smaller model" in run_all.killed_often(Mock(exitcode=-9), 1)
+        problems = run_all.train_all(SMOKE, at, [7, 8], 2, print)
+    assert started.count(7) == started.count(8) == 4 and not list(at.rglob("*.tmp"))
+    for seed in (7, 8):
+        assert "fewer than 2 --workers" in problems[seed] and "memory" in problems[seed], problems
 
 def test_run_all_divides_the_seeds_among_ranks():
     """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone
@@ -1325,18 +1303,16 @@ def test_run_all_divides_the_seeds_among_ranks():
 
 def test_run_all_leaves_out_a_seed_that_diverges():
     """A seed whose loss becomes nan stops with the step named, then and when asked again; the
-    others go on, and the status is 1. Seeds trained one by one are collected."""
-    at = folder()
-    words = ["--preset", "smoke", "--total_tokens", "768", "--out", at]
+    others go on, and the status is 1."""
+    at, config = folder(), replace(SHORT, seeds=[101, 202, 303])
+    text, _ = train.open_run(config, at)
     for seed in (101, 202):
-        assert not command("train.py", "--seed", seed, *words)[1]
-    assert not command("run_all.py", "--workers", 0, *words)[1]
+        train.train_seed(config, seed, text, at)
     with patch.object(train, "learning_rate", lambda *_: math.nan):
-        text = train.prepare_text(SMOKE)[0]
-        refused(lambda: train.train_seed(SHORT, 303, text, at), "became nan at step 2")
+        refused(lambda: train.train_seed(config, 303, text, at), "became nan at step 2")
     assert len(train.read_checkpoint(at / "seed_303" / "last.pt")["rows"]) == 1
     for _ in range(2):
-        out, status = command("run_all.py", *words)
+        out, status = command("run_all.py", "--preset", "smoke", "--total_tokens", 768, "--out", at)
         assert status == 1 and "seed 303 is not complete: the loss became nan at step 2" in out, out
     assert stats.read_table(at / "metrics.csv")[1] == [101, 202]
 
@@ -1353,17 +1329,15 @@ def test_run_all_collects_what_the_seeds_left():
     for name in ("seed_101/metrics.csv", "seed_202/val_windows.npy", "metrics.csv"):
         assert (run / name).read_bytes() == (whole_run() / name).read_bytes(), name
     samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
-    learned, network = BPETokenizer.load(run / "tokenizer.json"), model.Llama(SMOKE.model)
     for name, interval in (("best", 5), ("last", 6)):
-        saved = train.read_checkpoint(run / "seed_101" / f"{name}.pt")
-        network.load_state_dict(saved["model"])
+        network, learned, _ = train.load_model(run, 101, name)
         told = network.generate(torch.tensor([[256]]), 300, 0.8, torch.Generator().manual_seed(101),
                                 stop=256)[0].tolist()
-        assert samples[name]["story"] == learned.decode(i for i in told if i != 256).strip()
-        assert samples[name]["interval"] == interval
+        story = learned.decode(i for i in told if i != 256).strip()
+        assert samples[name] == {"seed": 101, "interval": interval, "story": story}
 
 def test_run_all_refuses_and_touches_nothing():
-    """Other settings, other code, bad options: status 2, one sentence, and nothing is touched."""
+    """Other settings, bad options: status 2, one sentence, and nothing is touched."""
     run = whole_run()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     for words, expected in (
@@ -1378,10 +1352,6 @@ def test_run_all_refuses_and_touches_nothing():
             (["--train_file", "none.txt", "--valid_file", "none.txt"], "none.txt")):
         out, status = command("run_all.py", "--workers", 0, *words)
         assert status == 2 and expected in out, (words, out)
-    with patch.dict(train.LOADED, {"model.py": "of an edited file"}), patch.object(
-            train, "check_loaded"):
-        out, status = command("run_all.py", *TINY_RUN, "--out", run)
-    assert status == 2 and "model.py" in out and "--restart" in out, out
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 def test_run_all_says_where_it_cannot_start_workers():
@@ -1396,12 +1366,11 @@ def test_run_all_says_where_it_cannot_start_workers():
         assert b"train.py --seed" in done.stdout and b"Traceback" not in done.stdout, done.stdout
     assert not list(at.iterdir())
     main = sys.modules["__main__"]
-    for spec, path, expected in ((None, __file__, True), ("gone", __file__, False)):
-        with patch.dict(vars(main), __file__=path, worker=run_all.worker), patch.object(
-                run_all.worker, "__module__", "__main__"):
-            if spec:
-                del main.__spec__  # as a debugger and a second %run leave it
-            assert support.program.can_spawn(run_all.worker) == expected
+    with patch.dict(vars(main), __file__=__file__, worker=run_all.worker), patch.object(
+            run_all.worker, "__module__", "__main__"):
+        assert support.program.can_spawn(run_all.worker)
+        del main.__spec__  # as a debugger and a second %run leave it
+        assert not support.program.can_spawn(run_all.worker)
 
 def test_run_all_worker_trains_only_what_config_json_says():
     """A worker whose code or settings are not those of config.json trains nothing, and says why."""
@@ -1440,12 +1409,6 @@ def tests_of(groups):
     beginnings = tuple(f"test_{group}_" for group in groups)
     return {name: test for name, test in found.items() if name.startswith(beginnings)}
 
-def judge(words):
-    """python test_all.py exercise N ...: the judges stand in course/judge.py."""
-    files.need((HERE / "course" / "judge.py").exists(),
-               "the judges are in course/judge.py, which is not here")
-    return importlib.import_module("course.judge").main(words)
-
 def run_tests(tests):
     """Run all, tell each; returns how many failed."""
     failed = 0
@@ -1470,7 +1433,8 @@ def main():
     torch.set_num_threads(1)  # two threads on one small matrix only wait for each other
     words = sys.argv[1:]
     if words and words[0] == "exercise":
-        return judge(words[1:])
+        files.need((HERE / "course").exists(), "the judges are in course/, which is not here")
+        return importlib.import_module("course.judge").main(words[1:])
     files.need(set(words) <= set(GROUPS), f"choose from {' '.join(GROUPS)}, or exercise N")
     tests = tests_of(words or GROUPS)
     failed = run_tests(tests)
