@@ -152,10 +152,12 @@ def f_and_epsilons(Y):
     f = (parts.ss_effect / d) / (parts.ss_error / ((n - 1) * d))
     if k == 2:  # one difference has one variance: none is unequal
         return f, np.ones_like(f), np.ones_like(f)
-    # R'R (k, k) and RR' (n, n) have one trace, SS_error, and one trace of the square; here n is
-    # the smaller. A symmetric matrix has as trace of its square the sum of its squared entries.
+    # R'R (k, k) and RR' (n, n) have one trace, SS_error, and one trace of the square: take the
+    # smaller, for a table can be long. A symmetric matrix has as trace of its square the sum of its
+    # squared entries.
     R = parts.residual
-    products = R @ np.swapaxes(R, -1, -2)
+    R_turned = np.swapaxes(R, -1, -2)
+    products = R @ R_turned if n < k else R_turned @ R
     gg = parts.ss_error ** 2 / (d * (products ** 2).sum(axis=(-2, -1)))
     room = n - 1 - d * gg
     room = np.where(room > 1e-12 * n, room, np.nan)  # at the pole hf is undefined

@@ -668,6 +668,8 @@ def test_stats_textbook_and_careful_anova_agree():
     near = far - 1e9  # exact: what was stored of the numbers
     same(stats.rm_anova(far).f, stats.rm_anova_textbook(near)[-1], 1e-13)
     assert abs(stats.rm_anova_textbook(far)[-1] / stats.rm_anova(far).f - 1) > 1e-8
+    # A long table takes no memory that grows with the square of its rows.
+    assert 0.99 < stats.rm_anova(random_table(200_000, 3)).epsilon_gg <= 1
 
 def test_stats_as_r_has_it():
     """ANOVA, epsilons, Mauchly, Shapiro: R base, car, afex, ez (exact arithmetic). Mixed model:
