@@ -17,7 +17,7 @@ Read these five first:
 """
 import support.program  # first: from here on Ctrl-C prints no traceback
 import atexit, contextlib, csv, functools, hashlib, importlib, io, itertools, json, math
-import multiprocessing, os, random, re, runpy, shutil, subprocess, sys, tempfile
+import multiprocessing, os, random, re, runpy, shutil, signal, subprocess, sys, tempfile
 import threading, time, traceback, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -1433,6 +1433,8 @@ def main():
     # The tests of studies and the judges import this file too: as the one that runs already.
     sys.modules["test_all"] = sys.modules["__main__"]
     torch.set_num_threads(1)  # two threads on one small matrix only wait for each other
+    # A shell that starts us in the background ignores Ctrl-C for us and for all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     words = sys.argv[1:]
     if words and words[0] == "exercise":
         files.need((HERE / "course").exists(), "the judges are in course/, which is not here")
