@@ -13,14 +13,14 @@ the line stands how seeds share the machine.
 """
 import support.program  # first: from here on Ctrl-C prints no traceback
 
-import contextlib, json, multiprocessing, os, shutil, signal, sys, textwrap, threading, time
-from multiprocessing.connection import wait
+import json, os, shutil, sys, textwrap, time
 
 import numpy as np
 
 from support.files import InputError, need, sweep, write_csv, write_whole
 from support.program import cores
 from support.progress import Bars, can_draw
+from support.workers import can_spawn, end_all, hear, start
 from train import (Text, WriteConfig, config_from, differences, is_of, load_model, open_run,
                    print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
                    settings_parser, telling_how_to_go_on, train_seed, write_on, write_tables)
@@ -109,7 +109,7 @@ def parse():
     need(args.workers >= 0, f"workers is {args.workers}; it must be 0 or more")
     need(args.workers > 0 or not args.restart, "--restart puts the run aside, and --workers 0 "
          "trains no new one; leave out one of them")
-    need(args.workers == 0 or support.program.can_spawn(worker),
+    need(args.workers == 0 or can_spawn(worker),
          "Python cannot start workers from here (a profiler, a debugger, a second %run); give "
          "`python run_all.py` by itself, or `python train.py --seed 101`, which starts no other "
          "process")
@@ -141,7 +141,7 @@ def wait_for_all(config, out, problems):
 
 # ---------------------------------------------------------------- one process a seed
 #
-#   this process   start_worker ->  worker(pipe, config, seed, out)      of seed 101
+#   this process   start  ->  worker(pipe, config, seed, out)      of seed 101
 #                  <- (tokens, row) through its pipe, again and again
 #                  <- a sentence, if it gives up
 #                  <- the end of the pipe, when the process has ended, for whatever reason
@@ -182,7 +182,7 @@ def train_all(config, out, seeds, n_workers, show):
             # Start as many as may run at once.
             while waiting and len(running) < n_workers:
                 seed = waiting.pop(0)
-                pipe, process = start_worker(config, seed, out)
+                pipe, process = start(worker, config, seed, out)
                 running[pipe] = seed, process
             for pipe, news in hear(running):
                 seed, process = running[pipe]
@@ -201,36 +201,9 @@ def train_all(config, out, seeds, n_workers, show):
                     show(seed, *news)
     finally:
         # After Ctrl-C or an error: nobody works on, nothing half-written stays.
-        for _, process in running.values():
-            process.terminate()
-            process.join()
+        end_all(running)
         sweep(out)
     return problems
-
-def start_worker(config, seed, out):
-    """(the end of a pipe on which the news of a seed come, the process that trains it)."""
-    # Spawned, which means started afresh, not forked: so it is alike on every system.
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=worker, args=(sender, config, seed, out), daemon=True)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
-    process.start()
-    signal.signal(signal.SIGINT, handler)
-    sender.close()  # our copy: while that is open, a dead worker's pipe has no end
-    return receiver, process
-
-def hear(running):
-    """Sleep until workers have news or have ended: [(pipe, news, or None if it has ended)]."""
-    # (The pipe alone does not tell: on Windows a worker that dies early leaves its own open.)
-    ready = wait([*running, *(process.sentinel for _, process in running.values())])
-    heard = []
-    for pipe, (_, process) in running.items():
-        if pipe in ready or process.sentinel in ready:
-            try:
-                heard.append((pipe, pipe.recv() if pipe.poll() else None))
-            except (EOFError, OSError):
-                heard.append((pipe, None))
-    return heard
 
 def end_if_code_failed(seed, exitcode):
     """A worker that ends with 1 met an error in the code, most likely a student's edit: the next
@@ -247,9 +220,6 @@ def killed_often(process, n_workers):
 
 def worker(pipe, config, seed, out):
     """The life of a seed's process: it trains, and sends its news through the pipe."""
-    # A Ctrl-C reaches every process of a terminal; what to do then is the parent's decision.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
     told = 0.0  # when the parent was last told something
 
     def tell(seed, tokens_seen, row):
@@ -265,8 +235,7 @@ def worker(pipe, config, seed, out):
         train_seed(config, seed, Text(**np.load(out / "text.npz")), out, tell)
     # A sentence for the user goes through the pipe. Any other error is printed by Python as it is.
     except (FloatingPointError, InputError, OSError) as error:
-        with contextlib.suppress(OSError):  # the parent may be dead
-            pipe.send(str(error))
+        pipe.send(str(error))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise  # an error in the code
@@ -282,11 +251,6 @@ def progress(config, n_ranks):
     def show(seed, tokens_seen, row):
         bars.show(f"seed {seed}", tokens_seen, row and row["val_loss"])
     return show
-
-def end_with_parent():
-    """A worker whose parent has died has nobody to work for."""
-    multiprocessing.parent_process().join()
-    os._exit(1)  # (sys.exit would end this thread alone)
 
 if __name__ == "__main__":
     support.program.run(main)

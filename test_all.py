@@ -18,7 +18,7 @@ Read these five first:
 import support.program  # first: from here on Ctrl-C prints no traceback
 import atexit, contextlib, csv, functools, hashlib, importlib, io, itertools, json, math
 import multiprocessing, os, random, re, runpy, shutil, signal, subprocess, sys, tempfile
-import threading, time, traceback, warnings
+import time, traceback, warnings
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock, patch
@@ -1173,32 +1173,6 @@ def test_telemetry_old_results_stay_readable():
                     windows_per_step=16, volatility_window=9, seeds=[101, 909])
     assert "Seed 909 is left out" in telemetry.write_report(at)[5]
 
-def test_telemetry_damaged_runs_are_one_sentence():
-    """Of files that cannot be, the sentence names the file or the column."""
-    at = run_folder(folder(), telemetry.published_run().loss)
-    table, config, windows = (at / name for name in (
-        "metrics.csv", "config.json", "seed_101/val_windows.npy"))
-    right = {path: path.read_text(encoding="utf-8") for path in (table, config)}
-    for path, old, new, *words in (
-            (config, right[config], "[1]", "damaged"), (config, right[config], "{", "damaged"),
-            (config, right[config], '{"seeds": 3}', "damaged"),
-            (table, ",1001472", ",inf", "tokens_seen"), (table, "tokens_seen", "x", "tokens_seen"),
-            (table, "101,1,1001472", "101,1,1001473", "alike"),
-            (table, ",1001472", ",0", "tokens_seen"), (table, "101,3,", "101,2,", "twice"),
-            (table, "101,3,", "101,3.5,", "whole"), (table, "2.8", "x", "val_loss"),
-            (table, ",val_loss", ",x", "val_loss")):
-        path.write_text(right[path].replace(old, new), encoding="utf-8")
-        refused(lambda: telemetry.write_report(at), path.name, *words)
-        path.write_text(right[path], encoding="utf-8")
-    np.save(at / "zeros.npy", np.zeros((21, 9)))
-    for content in ((at / "zeros.npy").read_bytes(), b"nothing of the kind"):
-        windows.write_bytes(content)
-        refused(lambda: telemetry.write_report(at), "val_windows.npy")
-    windows.unlink()
-    config.unlink()
-    refused(lambda: telemetry.write_report(at), "no config.json")
-    refused(lambda: telemetry.write_report(at / "figures"), "metrics.csv")
-
 def test_telemetry_from_the_shell():
     """Without a folder, the published study; with another window its spike rule can fire; a
     mistake is one sentence and status 2."""
@@ -1242,7 +1216,7 @@ def test_run_all_stops_in_one_sentence():
     """Ctrl-C: status 130, what to do next, no worker and no temporary file is left."""
     at = folder()
     stopped = start(at, "--total_tokens", "2560000", "--restart", until="interval   1")
-    stopped.send_signal(run_all.signal.SIGINT)
+    stopped.send_signal(signal.SIGINT)
     _, told = stopped.communicate(timeout=60)
     assert stopped.returncode == 130 and "Traceback" not in told, told
     assert re.search("Stopped.*same command continues.*leave out --restart", told), told
@@ -1272,12 +1246,12 @@ def test_run_all_gives_up_what_dies_again_and_again():
     file is removed. An error in the code ends the whole program at once."""
     at, exitcode, started = folder(), 1, []
 
-    def start_worker(config, seed, out):
+    def start(worker, config, seed, out):
         started.append(seed)
         return len(started), Mock(exitcode=exitcode)  # (a number stands for the pipe)
 
     leave_half_a_file(at)
-    with patch.object(run_all, "start_worker", start_worker), patch.object(
+    with patch.object(run_all, "start", start), patch.object(
             run_all, "hear", lambda running: [(pipe, None) for pipe in running]):
         _, sentence = said(run_all.train_all, SMOKE, at, [9], 2, print)
         assert "stopped with the error above" in sentence
@@ -1367,35 +1341,16 @@ def test_run_all_says_where_it_cannot_start_workers():
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert b"train.py --seed" in done.stdout and b"Traceback" not in done.stdout, done.stdout
     assert not list(at.iterdir())
-    main = sys.modules["__main__"]
-    with patch.dict(vars(main), __file__=__file__, worker=run_all.worker), patch.object(
-            run_all.worker, "__module__", "__main__"):
-        assert support.program.can_spawn(run_all.worker)
-        del main.__spec__  # as a debugger and a second %run leave it
-        assert not support.program.can_spawn(run_all.worker)
 
 def test_run_all_worker_trains_only_what_config_json_says():
     """A worker whose code or settings are not those of config.json trains nothing, and says why."""
     at, pipe = folder(), Mock()
     train.open_run(SHORT, at)
-    with patch.object(run_all.signal, "signal"), patch.object(threading, "Thread"), patch.dict(
-            train.LOADED, {"train.py": "edited meanwhile"}):
+    with patch.dict(train.LOADED, {"train.py": "edited meanwhile"}):
         run_all.worker(pipe, SHORT, 101, at)
     told = pipe.send.call_args[0][0]
     assert "train.py (was" in told and "now edited meanwhile" in told, told
     assert not (at / "seed_101").exists()
-
-def test_run_all_hears_of_a_worker_that_dies_early():
-    """A worker that ends before it has touched its pipe is heard of, even if the pipe stays open,
-    as it does on Windows."""
-    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    # (The end of its output stands for the handle by which multiprocessing waits for a process.)
-    running = {receiver: (101, Mock(sentinel=dead.stdout.fileno()))}
-    assert run_all.hear(running) == [(receiver, None)]
-    sender.send("a sentence")
-    assert run_all.hear(running) == [(receiver, "a sentence")]
-    dead.communicate()
 
 # ---------------------------------------------------------------- the runner
 

@@ -6,9 +6,8 @@ epoch of what was under way, and the rows are to the last bit those of runs neve
 """
 import support.program  # first: from here on Ctrl-C prints no traceback
 
-import ast, hashlib, io, math, multiprocessing, os, pickle, signal, sys, time
+import ast, hashlib, io, math, os, pickle, sys, time
 from dataclasses import asdict, dataclass, fields
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from studies import ladder, ladder_report
 from studies.ladder import FEWER, PARTS, PUBLISHED, PUBLISHED_EPOCHS, SEEDS, Rung, rungs_of
 from support.files import InputError, code_text, need, read_records, sweep, write_csv, write_whole
+from support.workers import can_spawn, end_all, hear, start
 
 # ---------------------------------------------------------------- 1. Rows
 RESULTS = ["parameters", "flops_as_published", "flops_executed", "flops_needed", "best_at",
@@ -124,16 +124,13 @@ def read_numbers(path, columns, numbers):
 
 # ---------------------------------------------------------------- 2. One process a row
 
-def work_on(job, text, checkpoint, pipe):
+def work_on(pipe, job, text, checkpoint):
     """A worker: train one job from its last finished epoch and tell the parent through a pipe:
     ("windows", n) twice a second, ("point", point), ("done", (points, seconds)) or ("failed",
     sentence)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this
     torch.set_num_threads(1)
     try:
         pipe.send(("done", run_job(job, text, checkpoint, pipe)))
-    except BrokenPipeError:
-        os._exit(1)  # the parent has died: so does its worker
     except (InputError, OSError) as error:
         pipe.send(("failed", str(error)))
 
@@ -196,43 +193,34 @@ class Progress:
 
 def run_jobs(jobs, texts, rows, workers):
     """Train all jobs, `workers` at a time, each in a process of its own; a row for each."""
-    need(support.program.can_spawn(work_on), "Python cannot start processes from here (a "
-         "debugger, a second %run); give `python -m studies.ladder` by itself")
-    context = multiprocessing.get_context("spawn")
+    need(can_spawn(work_on), "Python cannot start processes from here (a debugger, a second %run); "
+         "give `python -m studies.ladder` by itself")
     progress = Progress(jobs, texts)
-    waiting, running = list(jobs), {}  # running: our end of a pipe -> (job, process)
+    waiting, running = list(jobs), {}  # running: the pipe of a worker -> (job, process)
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
-                ours, theirs = context.Pipe()
-                arguments = job, texts[job.rung.text], checkpoint_of(job, rows), theirs
-                process = context.Process(target=work_on, args=arguments, daemon=True)
-                process.start()
-                theirs.close()  # else the end of the process could not be noticed
-                running[ours] = job, process
-            for pipe in wait(list(running), timeout=1):
+                pipe, process = start(work_on, job, texts[job.rung.text], checkpoint_of(job, rows))
+                running[pipe] = job, process
+            for pipe, news in hear(running):
                 job, process = running[pipe]
-                if hear(pipe, job, texts, rows, progress):
+                if take(news, job, texts, rows, progress):
                     process.join()
                     del running[pipe]
             if support.program.is_terminal(sys.stderr):
                 print(f"{progress.line():40}", end="\r", file=sys.stderr, flush=True)
-    finally:  # after an error or Ctrl-C; what they have saved they find again
-        for _, process in running.values():
-            process.terminate()
-            process.join()
+    finally:
+        end_all(running)  # what they have saved they find again
 
 def checkpoint_of(job, rows):
     return rows.path.parent / "checkpoints" / f"{job.row()}.pt"
 
-def hear(pipe, job, texts, rows, progress):
-    """Take one message of a worker. Whether its job is finished."""
-    try:
-        kind, content = pipe.recv()
-    except (EOFError, ConnectionError):
-        raise OSError(f"the worker of {job.row()} ended without a result, perhaps for lack of "
-                      "memory; the same command goes on") from None
+def take(news, job, texts, rows, progress):
+    """Take the news of a worker, None if it has ended. Whether its job is finished."""
+    need(news is not None, f"the worker of {job.row()} ended without a result, perhaps for lack of "
+         "memory; the same command goes on")
+    kind, content = news
     need(kind != "failed", content)
     if kind == "windows":
         progress.windows(job, content)

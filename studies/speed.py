@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from support.files import InputError, need
+from support.workers import can_spawn
 
 HERE = Path(__file__).resolve().parents[1]
 PRODUCTS, LOOP, PUBLISHED = "matrix products", "this loop", "published loop"
@@ -139,7 +140,7 @@ def worker(pipe, folder):
 
 def start_workers(folders):
     """A process for each folder; returns our ends of the pipes to them."""
-    need(support.program.can_spawn(worker), "Python cannot start processes from here (a profiler, "
+    need(can_spawn(worker), "Python cannot start processes from here (a profiler, "
          "a debugger, a second %run); give `python -m studies.speed` by itself")
     context, pipes = multiprocessing.get_context("spawn"), []
     for folder in folders:

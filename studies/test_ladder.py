@@ -2,7 +2,7 @@
 import io, math, os, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
@@ -282,30 +282,23 @@ def test_studies_ladder_interrupted():
             assert repr(got.pop(0)) == repr({"row": job.row(), **point})
     assert rows.missing(TINY, {}) == []
 
-class Pipe(list):
-    """The two ends of a pipe in one process."""
-
-    send = list.append
-
-    def recv(self):
-        return self.pop(0)
-
 def test_studies_ladder_failing_worker():
-    """A disk that fails, a damaged and a foreign checkpoint: one sentence, and no row."""
+    """A disk that fails, a damaged and a foreign checkpoint, an early end: a sentence, no row."""
     job = replace(TINY[0], rung=replace(TINY[0].rung, windows_per_epoch=10))
     for content, words in ((None, "cannot write"), (b"PK damaged", "is damaged; remove it"),
                            ("foreign", "of another text or other code")):
-        rows, pipe, handler = ladder_runs.Rows(folder()), Pipe(), signal.getsignal(signal.SIGINT)
+        rows, pipe = ladder_runs.Rows(folder()), Mock()
         path = ladder_runs.checkpoint_of(job, rows)
         if content:  # (without its folder no checkpoint can be written)
             path.parent.mkdir()
             path.write_bytes(b"PK damaged")
         if content == "foreign":
             torch.save({"identity": "of something else"}, path)
-        ladder_runs.work_on(job, some_text(), path, pipe)
-        signal.signal(signal.SIGINT, handler)
-        refused(lambda: ladder_runs.hear(Pipe(pipe[-1:]), job, {}, rows, None), words)
+        ladder_runs.work_on(pipe, job, some_text(), path)
+        news = pipe.send.call_args[0][0]
+        refused(lambda: ladder_runs.take(news, job, {}, rows, None), words)
         assert not rows.path.exists()
+    refused(lambda: ladder_runs.take(None, job, {}, rows, None), "ended without a result")
 
 def test_studies_ladder_identity():
     """Code between the KEEP lines makes other rows; comments, docstrings and the rest do not."""

@@ -145,19 +145,3 @@ def cores():
             if quota > 0:
                 n = min(n, quota // period)
     return max(1, n)
-
-def can_spawn(function):
-    """Whether a new Python process could find `function`, by what this one says of itself.
-
-    A process that is spawned imports __main__ anew, under its name or from its file, and looks
-    the function up. Inside a profiler, a debugger or a second %run neither leads to it.
-    """
-    module, main = sys.modules[function.__module__], sys.modules["__main__"]
-    if getattr(module, function.__name__, None) is not function or not hasattr(main, "__spec__"):
-        return False
-    if main.__spec__ is not None:  # python -m NAME
-        return main.__spec__.name != "__main__"
-    path = getattr(main, "__file__", None)
-    if path is None:  # python -c, or a prompt: there is nothing to import anew
-        return module is not main
-    return type(path) is str and os.path.isfile(path)

@@ -2,15 +2,17 @@
 
 Files, programs and terminals as they are elsewhere: full disks, closed streams, small containers.
 """
-import contextlib, io, math, os, re, subprocess, sys, time, xml.etree.ElementTree
+import contextlib, io, math, multiprocessing, os, re, subprocess, sys, time
+import xml.etree.ElementTree
 from unittest.mock import Mock, patch
 
 import numpy as np
 
-from support import figures, files, page, program
+import run_all, telemetry
+from support import figures, files, page, program, workers
 from support.progress import Bars, can_draw
 from support.tables import read_table
-from test_all import HERE, command, folder, refused, said, table_file
+from test_all import HERE, command, folder, refused, run_folder, said, table_file
 
 def test_support_a_file_is_whole_or_absent():
     """A full disk, or Ctrl-C, in the middle of writing leaves the old file and nothing else; what
@@ -251,3 +253,51 @@ def test_support_table_of_seeds_by_intervals():
         assert all(word in out.replace(str(path), "PATH") for word in words), out
     for path in (HERE, HERE / "absent.csv"):
         refused(lambda: read_table(path), "cannot read")
+
+def test_support_damaged_runs_are_one_sentence():
+    """Of files that cannot be, the sentence names the file or the column."""
+    at = run_folder(folder(), telemetry.published_run().loss)
+    table, config, windows = (at / name for name in (
+        "metrics.csv", "config.json", "seed_101/val_windows.npy"))
+    right = {path: path.read_text(encoding="utf-8") for path in (table, config)}
+    for path, old, new, *words in (
+            (config, right[config], "[1]", "damaged"), (config, right[config], "{", "damaged"),
+            (config, right[config], '{"seeds": 3}', "damaged"),
+            (table, ",1001472", ",inf", "tokens_seen"), (table, "tokens_seen", "x", "tokens_seen"),
+            (table, "101,1,1001472", "101,1,1001473", "alike"),
+            (table, ",1001472", ",0", "tokens_seen"), (table, "101,3,", "101,2,", "twice"),
+            (table, "101,3,", "101,3.5,", "whole"), (table, "2.8", "x", "val_loss"),
+            (table, ",val_loss", ",x", "val_loss")):
+        path.write_text(right[path].replace(old, new), encoding="utf-8")
+        refused(lambda: telemetry.write_report(at), path.name, *words)
+        path.write_text(right[path], encoding="utf-8")
+    np.save(at / "zeros.npy", np.zeros((21, 9)))
+    for content in ((at / "zeros.npy").read_bytes(), b"nothing of the kind"):
+        windows.write_bytes(content)
+        refused(lambda: telemetry.write_report(at), "val_windows.npy")
+    windows.unlink()
+    config.unlink()
+    refused(lambda: telemetry.write_report(at), "no config.json")
+    refused(lambda: telemetry.write_report(at / "figures"), "metrics.csv")
+
+def test_support_knows_whether_a_process_can_be_started():
+    """A new process finds the function of a main program, but not where __main__ has lost its
+    __spec__, as a debugger and a second %run leave it."""
+    main = sys.modules["__main__"]
+    with patch.dict(vars(main), __file__=__file__, worker=run_all.worker), patch.object(
+            run_all.worker, "__module__", "__main__"):
+        assert workers.can_spawn(run_all.worker)
+        del main.__spec__
+        assert not workers.can_spawn(run_all.worker)
+
+def test_support_hears_of_a_worker_that_dies_early():
+    """A worker that ends before it has touched its pipe is heard of, even if the pipe stays open,
+    as it does on Windows."""
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    # (The end of its output stands for the handle by which multiprocessing waits for a process.)
+    running = {receiver: (101, Mock(sentinel=dead.stdout.fileno()))}
+    assert workers.hear(running) == [(receiver, None)]
+    sender.send("a sentence")
+    assert workers.hear(running) == [(receiver, "a sentence")]
+    dead.communicate()
