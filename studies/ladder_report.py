@@ -23,11 +23,13 @@ TRAINED_ON = ["mlp", "linear"]  # to what attention costs
 WORD_MODELS = {"ptb": "transformer on ptb", "wikitext-2": "transformer on wikitext-2"}
 
 # ---------------------------------------------------------------- 1. Picking rows
+# Rows come from csv files: a record is a dict of column -> text, but for the numbers of a result.
 
 def select(records, **wanted):
     """The records whose columns have these values: select(rows, part="sweep", heads="2")."""
     found = []
     for record in records:
+        # (An empty cell of the published table is a 0 in ours.)
         if all((record[name] or "0") == value for name, value in wanted.items()):
             found.append(record)
     return found
@@ -74,40 +76,47 @@ def in_words(record):
 
 def trained_on(rows, points, model):
     """The long runs of a flat model: (windows (m), test losses of the best so far (seeds, m),
-    FLOPs (m)), or None. For these models executed and needed are the same."""
+    FLOPs (m), windows at the three costs of attention), or None. For these models executed and
+    needed are the same."""
+    # The long runs are those that were measured at the costs of attention, too.
     runs = [row for row in select(rows, part="beyond", model=model) if row["also_at"]]
     if not runs:
         return None
+    # One curve a seed; all were measured after the same numbers of windows, and a window costs
+    # the same from the first to the last.
     curves = [select(points, row=run["row"]) for run in runs]
     windows = np.array([point["windows"] for point in curves[0]], dtype=float)
     flops = windows / windows[-1] * runs[0]["flops_executed"]
-    return windows, np.array([losses(curve) for curve in curves]), flops
+    budgets = [int(n) for n in runs[0]["also_at"].split()]
+    return windows, np.array([losses(curve) for curve in curves]), flops, budgets
 
 def cost_lines(rows, points, part):
     """Lines of a figure: for each count the dots of all models, for each model a line through its
     dots, and where there are any the long runs."""
-    found = [model for model in MODELS if select(rows, part=part, model=model)]
-    height = {model: mean(losses(select(rows, part=part, model=model))) for model in found}
-    places = {model: [] for model in found}
+    # Of each model its rows, one a seed, all of the same cost, and the mean of their test losses.
+    runs = {model: select(rows, part=part, model=model) for model in MODELS}
+    runs = {model: found for model, found in runs.items() if found}
+    height = {model: mean(losses(found)) for model, found in runs.items()}
     lines = []
+    # The dots: a colour a count, so that one sees the models change places from count to count.
     for count, column in COUNTS.items():
-        for model in found:
-            places[model].append(select(rows, part=part, model=model)[0][column])
-        x = np.array([places[model][-1] for model in found], dtype=float)
-        titles = [f"{model}, {count}" for model in found]
+        x = np.array([found[0][column] for found in runs.values()], dtype=float)
+        titles = [f"{model}, {count}" for model in runs]
         lines.append(Line(count, x, np.array(list(height.values())), "dots", titles))
-    for model in found:
-        x = np.array(sorted(places[model]), dtype=float)
-        lines.append(Line(model, x, np.full(3, height[model])))
+    # The lines: from the cheapest count of a model to the dearest, and its long runs.
+    for model, found in runs.items():
+        costs = [float(found[0][column]) for column in COUNTS.values()]
+        lines.append(Line(model, np.sort(costs), np.full(3, height[model])))
         curve = trained_on(rows, points, model)
         if curve and part == "baseline":
-            windows, loss, flops = curve
+            windows, loss, flops, _ = curve
             late = windows >= 50_000  # before that the loss falls so far that it hides the rest
             name = f"{model}, trained on"
             lines.append(Line(name, flops[late], loss.mean(axis=0)[late], "same"))
     return lines
 
 def cost_table(rows, part):
+    """Header and table: of every model its test loss, and what its training costs by each count."""
     table = []
     for model in MODELS:
         found = select(rows, part=part, model=model)
@@ -125,6 +134,7 @@ def results(rows, published):
     table = []
     for record in published:
         ours, theirs = losses(select(rows, **like(record))), float(record["test_nll"])
+        # The published loss is one seed's: is it where one more seed of ours would be?
         low, high = one_more(ours)
         inside = ""
         if len(ours) > 1:
@@ -142,6 +152,7 @@ def every_position(rows):
     return found
 
 def valid_loss(records):
+    """The mean over seeds of the lowest validation loss."""
     return mean([record["valid_nll"] for record in records])
 
 def best_batch(batches):
@@ -149,6 +160,7 @@ def best_batch(batches):
     return min(batches.values(), key=valid_loss, default=[])
 
 def every_table(rows):
+    """Header and table: the models with a loss at every position, by the size of their batch."""
     table = []
     for model, batches in every_position(rows).items():
         for batch, found in sorted(batches.items()):
@@ -186,6 +198,7 @@ class Claim:
         return said
 
     def row(self):
+        """The claim as a row of a table: what was published, ours with its interval, a verdict."""
         enough = min(len(self.first), len(self.second)) > 1
         test = stats.welch(self.first, self.second) if enough else None
         numbers = [test.difference, test.low, test.high] if test else [math.nan] * 3
@@ -194,6 +207,7 @@ class Claim:
                 self.verdict(test)]
 
 def claim_table(rows, points, published):
+    """Header and table: every claim of the published study that a difference of losses can test."""
     claims = cost_claims(rows, points, published) + sweep_claims(rows, published)
     header = ["first - second", "published", "ours", "95 % from", "to", "p", "verdict"]
     return header, [claim.row() for claim in claims]
@@ -208,19 +222,15 @@ def cost_claims(rows, points, published):
     """Is attention ahead, at which cost, counted how, and trained how?"""
     attention = {"part": "baseline", "model": "attention"}
     mlp = {"part": "baseline", "model": "mlp"}
+    # First the published protocol, whatever it cost.
     claims = [compare("attention - mlp, as they were run", rows, published, attention, mlp)]
+    # Then the flat models, trained on to what attention costs by each count.
     for model in TRAINED_ON:
         curve = trained_on(rows, points, model)
-        budgets = [0, 0, 0]
-        if curve:
-            windows, loss, _ = curve
-            run = [row for row in select(rows, part="beyond", model=model) if row["also_at"]][0]
-            budgets = run["also_at"].split()
-        # (In the order in which studies/ladder.py writes them.)
-        for count, budget in zip(("as published", "as needed", "as executed"), budgets):
-            then = loss[:, windows == int(budget)].ravel() if curve else []
+        for count, loss in zip(("as published", "as needed", "as executed"), at_budgets(curve)):
             claims.append(Claim(f"attention - {model} at what attention costs {count}",
-                                losses(select(rows, **attention)), then))
+                                losses(select(rows, **attention)), loss))
+    # Last, all trained as such models are always trained, at one cost.
     every = every_position(rows)
     for model in TRAINED_ON:
         first, second = [losses(best_batch(every.get(name, {}))) for name in ("attention", model)]
@@ -228,18 +238,27 @@ def cost_claims(rows, points, published):
                             first, second))
     return claims
 
+def at_budgets(curve):
+    """The test losses (seeds) of a flat model at the three costs of attention, in the order in
+    which studies/ladder.py writes them; empty ones without a long run."""
+    if curve is None:
+        return [[], [], []]
+    windows, loss, _, budgets = curve
+    return [loss[:, windows == budget].ravel() for budget in budgets]
+
 def sweep_claims(rows, published):
     """More layers, more heads, more context; rotary positions for learned ones."""
     claims = []
     for model, column, unit, values in (("transformer", "layers", "layers", ["2", "3", "4"]),
                                         ("attention", "heads", "heads", ["1", "2", "4"]),
                                         ("linear", "context", "characters", ["32", "64", "128"])):
+        # Each step, and both at once.
         for more, less in ((1, 0), (2, 1), (2, 0)):
             words = f"{model}: {values[more]} - {values[less]} {unit}"
-            first, second = [{"part": "sweep", "model": model, column: values[i]}
-                             for i in (more, less)]
-            claims.append(compare(words, rows, published, first, second))
-    rotary, learned = [{"part": "positions", "positions": name} for name in ("rotary", "learned")]
+            first = {"part": "sweep", "model": model, column: values[more]}
+            claims.append(compare(words, rows, published, first, first | {column: values[less]}))
+    rotary = {"part": "positions", "positions": "rotary"}
+    learned = {"part": "positions", "positions": "learned"}
     return claims + [compare("rotary - learned positions", rows, published, rotary, learned)]
 
 # ---------------------------------------------------------------- 5. Words, epoch by epoch
@@ -250,14 +269,18 @@ def word_lines(rows, points, epochs):
     for corpus, model in WORD_MODELS.items():
         runs = select(rows, part="words", model=model)
         if runs:
-            curves = [select(points, row=run["row"]) for run in runs]
-            ours = np.mean([[point["valid_nll"] for point in curve] for curve in curves], axis=0)
+            # One curve a seed, and their mean.
+            curves = []
+            for run in runs:
+                curves.append([point["valid_nll"] for point in select(points, row=run["row"])])
+            ours = np.mean(curves, axis=0)
             theirs = [float(record["valid_nll"]) for record in select(epochs, model=model)]
             lines.append(Line(f"{corpus}, ours", np.arange(1, len(ours) + 1), ours))
             lines.append(Line(f"{corpus}, published", np.arange(1, 9), np.array(theirs), "same"))
     return lines
 
 def where_it_turns(line):
+    """A sentence: the first study's question, asked of words."""
     turn = int(np.argmin(line.y))
     return (f"{line.name}: validation loss is lowest after epoch {turn + 1}, {line.y[turn]:.3f} "
             f"nats a word, and {line.y[-1] - line.y[turn]:.2f} higher after epoch {len(line.y)}.")
@@ -275,13 +298,17 @@ def write_report(out, rows, points, published, epochs, expected):
     rows, points: the records of rows.csv and points.csv; published, epochs: those of the published
     tables; expected: part -> the number of its rows when it is complete.
     """
-    counts = {part: len(select(rows, part=part)) for part in expected}
-    lacking = [f"{part}: {counts[part]} of {n} rows" for part, n in expected.items()
-               if counts[part] < n]
+    # What is missing comes first.
+    lacking = []
+    for part, n in expected.items():
+        found = len(select(rows, part=part))
+        if found < n:
+            lacking.append(f"{part}: {found} of {n} rows")
     lead = ["Not complete: " + ", ".join(lacking) + "."] if lacking else []
     part = "baseline" if select(rows, part="baseline") else "small"
     if part == "small":
         lead.append(LEFT_OUT)
+    # Of the small version there is this figure with its table, and no more.
     sections = {}
     header, table = cost_table(rows, part)
     if table:
@@ -328,10 +355,19 @@ def add_words(out, lines, sections):
         sections["Words"] = page.figure(drawing, "Validation loss by words.") + page.listing(turns)
         print("\n".join(turns))
 
+def shown(cell):
+    """A cell as text: words as they are, four digits of a number."""
+    return cell if isinstance(cell, str) else f"{cell:,.4g}"
+
 def print_table(header, table):
     """A table on the terminal, columns as wide as their widest cell."""
-    lines = [[cell if isinstance(cell, str) else f"{cell:,.4g}" for cell in row] for row in table]
-    widths = [max(map(len, column)) for column in zip(header, *lines)]
-    for line in [header, *lines]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    lines = [header]
+    for row in table:
+        lines.append(list(map(shown, row)))
+    widths = []
+    for column in zip(*lines):
+        widths.append(max(map(len, column)))
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
+        print("  ".join(cells).rstrip())
     print()

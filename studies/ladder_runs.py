@@ -18,6 +18,8 @@ from support.files import InputError, code_text, need, read_records, sweep, writ
 from support.workers import can_spawn, end_all, hear, start
 
 # ---------------------------------------------------------------- 1. Rows
+# A row says everything that decides its result, then the result. Whatever a rung has as a field is
+# a column, so that a csv tells on its own what was trained.
 RESULTS = ["parameters", "flops_as_published", "flops_executed", "flops_needed", "best_at",
            "train_nll", "valid_nll", "test_nll", "seconds"]
 ROW_FIELDS = ["row", *[field.name for field in fields(Rung)], "seed", "code", "text_sha256",
@@ -87,9 +89,11 @@ class Rows:
 
     def add(self, job, text, points, seconds):
         """Write the row of a finished job, and before it its points: a row has them all."""
+        # (Of a row that was lost while its points were kept, the points come anew.)
         name, rung, vocab_size = job.row(), job.rung, text.vocab_size
         self.points = [point for point in self.points if point["row"] != name]
         self.points += [{"row": name, **point} for point in points]
+        # The result is the test loss of the weights that did best on the validation text.
         best = min(points, key=lambda point: point["valid_nll"])
         windows, parameters = rung.windows(), ladder.count_parameters(rung, vocab_size)
         self.rows.append(job.cells() | {
@@ -105,7 +109,11 @@ class Rows:
         write_records(self.path, ROW_FIELDS, self.rows)
 
 def write_records(path, columns, records):
-    write_csv(path, columns, [[record[column] for column in columns] for record in records])
+    """A csv file of dicts, by write_whole."""
+    cells = []
+    for record in records:
+        cells.append([record[column] for column in columns])
+    write_csv(path, columns, cells)
 
 def read_numbers(path, columns, numbers):
     """The records of a table, [] if there is none; InputError says which row is damaged."""
@@ -136,21 +144,24 @@ def work_on(pipe, job, text, checkpoint):
 
 def run_job(job, text, checkpoint, pipe):
     """(points, seconds) of a job, from its checkpoint if there is one."""
+    # What was begun by other code or on another text is not continued.
     identity = f"{job} {code_identity()} {text.sha256}"
     state = read_checkpoint(checkpoint, identity)
     windows = state["points"][-1]["windows"] if state else 0
     begin, told = time.perf_counter(), 0.0
     if state:
-        begin -= state["seconds"]
+        begin -= state["seconds"]  # what earlier processes have spent on it counts, too
 
     def tick(n):
         nonlocal windows, told
         windows += n
+        # Every step would be too much news.
         if time.perf_counter() - told > 0.5:
             told = time.perf_counter()
             pipe.send(("windows", windows))
 
     def save(state):
+        # A checkpoint is whole or absent: a kill while it is written leaves the one before.
         content = io.BytesIO()
         more = {"identity": identity, "seconds": time.perf_counter() - begin}
         torch.save(state | more, content)
@@ -187,6 +198,7 @@ class Progress:
 
     def line(self):
         total, done = sum(self.work.values()), sum(self.done.values())
+        # Of the pace only what was done since this program began.
         pace = (done - sum(self.before.values())) / (time.perf_counter() - self.begin)
         left = f"{(total - done) / pace / 60:,.1f} minutes" if pace > 0 else "?"
         return f"{done / total:4.0%} done, {left} left"
@@ -199,10 +211,12 @@ def run_jobs(jobs, texts, rows, workers):
     waiting, running = list(jobs), {}  # running: the pipe of a worker -> (job, process)
     try:
         while waiting or running:
+            # A process for each core that is free.
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
                 pipe, process = start(work_on, job, texts[job.rung.text], checkpoint_of(job, rows))
                 running[pipe] = job, process
+            # Sleep until one of them has something to tell.
             for pipe, news in hear(running):
                 job, process = running[pipe]
                 if take(news, job, texts, rows, progress):
@@ -266,12 +280,14 @@ def jobs_of(part, seeds, vocab_size=65):
 
 def train_missing(parts, args, rows):
     """Train what `rows` lack of these parts."""
+    # The texts that these parts need, each read once.
     names = sorted({rung.text for part in parts for rung in rungs_of(part)})
     texts = {name: ladder.load_text(name, args.text) for name in names}
     shakespeare = texts.get("tinyshakespeare")
     jobs = []
     for part in parts:
         jobs += jobs_of(part, args.seeds, shakespeare.vocab_size if shakespeare else 65)
+    # All mistakes are found before anything is written: an hour later nobody looks.
     for job in jobs:
         ladder.check_text(texts[job.rung.text], job.rung)
     missing = rows.missing(jobs, texts)
@@ -283,6 +299,7 @@ def main():
     args = settings()
     parts, rows = args.part or ["small"], Rows(args.out)
     if args.report_only:
+        # What is there decides what is complete: the small version, or all published parts.
         need(rows.rows, f"{args.out} has no rows yet; leave out --report_only to make some")
         small = ladder_report.select(rows.rows, part="small") == rows.rows
         parts = ["small"] if small else PARTS
