@@ -282,6 +282,7 @@ def main():
         print(f"  {title:24s}{n:>12,d}  {bar} {n / total:.1%}")
     print(f"  {'in all':24s}{total:>12,d}\n")
     flops = training_flops_per_token(config)
+    # (The published budget is 9,766 steps of 2,048 tokens: the first number past 20 million.)
     print(f"A training token costs {flops:,d} FLOPs, {flops / total:.2f} for each parameter;")
     print(f"20,000,768 of them cost {flops * 20_000_768:.3g}.\n")
     radians = torch.angle(rotary_table(config)[1])  # (D / 2): from one token to the next

@@ -121,8 +121,8 @@ def decompose(Y):
     residual = rest
     for axis in (-1, -2, -1, -2):
         residual = residual - residual.mean(axis=axis, keepdims=True)
-    # What of it is rounding? First the residual. If one is left, a level or subject counts however
-    # small it is; if none is left, they too must be more than rounding.
+    # What of it is rounding? First the residual. If one is left, F compares level and subject with
+    # it, and they count however small they are; if none is left, F would divide by rounding.
     noise = rounding(Y, both)
     residual = snap(residual, noise, both)
     noise_alone = np.where(residual.any(axis=both, keepdims=True), 0, noise)
@@ -138,7 +138,8 @@ def decompose(Y):
 def f_and_epsilons(Y):
     """F and both epsilons of one table, or of thousands at once: Y (..., n, k) -> arrays (...).
     k levels can differ in d = k-1 independent ways. If the noise is equally large in all of them,
-    epsilon is 1, if it lies in one alone, 1/d. With residuals R (tr adds up a diagonal),
+    epsilon is 1, if it lies in one alone, 1/d; both df of F are multiplied by it. Why its estimate
+    has a ceiling stands at `epsilons`. With residuals R (tr adds up a diagonal),
         gg = tr(R'R)^2 / (d tr(R'R R'R))           (Box 1954; Greenhouse & Geisser 1959)
         hf = (n d gg - 2) / (d (n - 1 - d gg))     (Huynh & Feldt 1976), uncapped
     In words: gg is the squared sum of R'R's eigenvalues over d times the sum of their squares.
@@ -238,8 +239,8 @@ class Mauchly:
     reason: str = ""       # why not; or why W is 0
 
 def chi_square_of_w(log_w, n, k):
-    """Mauchly's W -> (chi-square, df, p). rho and w2 correct for few subjects, as R does; with many
-    rho is 1 and w2 is 0."""
+    """Mauchly's W -> (chi-square, df, p). rho and w2 correct for few subjects, as R does (Anderson
+    1958); with many rho is 1 and w2 is 0."""
     d = k - 1
     df = d * (d + 1) // 2 - 1
     rho = 1 - (2 * d * d + d + 2) / (6 * d * (n - 1))
@@ -442,8 +443,8 @@ def paired_sd_ratio(a, b):
     f, df = a.var() / b.var(), len(a) - 2
     rest = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-15)  # what the pairs do not share
     t = (f - 1) * math.sqrt(df / (4 * f * rest))
-    # The true ratios x of variances for which f / x would just not be significant: f / c to f * c,
-    # c the larger root of c + 1/c = 2 m.
+    # The true ratios x of variances for which c = f / x would just not be significant: with c for F
+    # the formula of t, squared and solved, says c + 1/c = 2 m. So x lies between f / c and f c.
     m = 1 + 2 * rest * scipy_stats.t.isf(0.025, df) ** 2 / df
     c = m + math.sqrt(m ** 2 - 1)
     return SdRatio(ratio=math.sqrt(f), low=math.sqrt(f / c), high=math.sqrt(f * c),
@@ -560,8 +561,8 @@ def lesson(n_studies=2000):
     for phi in (0, 0.5, 0.9):
         rates = rejection_rates(ar1(rng, (n_studies, n, k), phi))
         yield "  {:20} {:11.1%} {:17.1%} {:13.1%}".format(phi, *rates)
-    yield "  Uncorrected is wrong once neighbours correlate, Greenhouse-Geisser far below 5 %."
-    yield "  Huynh-Feldt keeps the level here, but jumps across a pole: no verdict rests on it."
+    yield "  Uncorrected is wrong once neighbours correlate, Greenhouse-Geisser always below 5 %."
+    yield "  Huynh-Feldt comes nearer, but jumps across a pole: no verdict rests on it."
 
 # ================================================================ the whole analysis as a page
 # Stop reading here the first time.

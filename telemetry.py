@@ -131,7 +131,7 @@ def spikes(d, window, factor, floor, with_itself):
 # - A mark rests on its own seed's losses up to its interval, whatever their height and size.
 def stable_cells(m, quantile, backslides):
     """1 where volatility is in the lowest `quantile` of all, with no spike and at most `backslides`
-    backslides in the window. Trap: by its own quantile the rule marks a quarter of all cells at
+    backslides in the window. Trap: by its own quantile the rule marks about a quarter of cells at
     most (more if volatilities tie), and on a flat plateau every second change is a backslide."""
     volatility = m["volatility"]
     # One threshold for all seeds and intervals of a study.
@@ -226,8 +226,9 @@ def rises(loss):
 
 def held_out_test(run):
     """The paired t test of the end against the minimum, as stats.Pairs; None if both are one.
-    On the windows on which it was chosen, a minimum is too low by luck. So it is chosen on every
-    second of 16 blocks of windows and tested on the others; without window losses, on the same."""
+    On the windows on which it was chosen, a minimum is too low by luck. So the windows are cut into
+    16 neighbouring blocks: the first, third, fifth ... choose it, the second, fourth, sixth ...
+    test it. Without window losses, the same do both."""
     choose = test = run.loss
     if run.window_losses is not None:
         parts = blocks(run.window_losses, 16)
@@ -240,7 +241,8 @@ def answer_rise(run):
     Trap: the t test takes seeds as independent. Where they share their ups and downs, an end that
     lies above the minimum by chance does so in all of them. Trap: the simulated noise is estimated
     from few changes. Of flat studies with 6 seeds 10 to 20 % "rise", not 5 %."""
-    # First hurdle. Twice p (Bonferroni): the published study tested a descent and a rise.
+    # First hurdle. Twice p (Bonferroni): the published study tested two things, a descent and a
+    # rise, and the question here is one of these two.
     t, agreed = held_out_test(run), False
     evidence = "On the windows that choose, the end is the minimum: nothing to test."
     if t is not None:
@@ -255,6 +257,8 @@ def answer_rise(run):
     flat = rises(flat_studies(run))  # (n_studies, n)
     by_chance = flat.mean(axis=1)
     p = (1 + (by_chance >= rise).sum()) / (1 + len(by_chance))
+    # (A true rise as large as what chance exceeds in 5 % of studies ends above that as often as
+    # below it: hence "about half" in what this would have missed.)
     # In words: no rise, one that cannot be judged, one that chance makes, or seldom makes.
     m, verdict = noise_of(run).m, "fail to reject"
     words = f"Not shown: the end lies {number(rise)} nats above the minimum."
@@ -285,8 +289,9 @@ class Halves:
     p: float  # of both together
 
 def compare_halves(d):
-    """Halves of changes d (n, m), m >= MIN_CHANGES and n >= 3; each seed's line is taken off first,
-    since changes with a slope are no noise: a loss that turns has them.
+    """Halves of changes d (n, m), m >= MIN_CHANGES and n >= 3; each seed's line is taken off first:
+    after a turn the changes drift, at first the loss rises fast and then slowly, and that is no
+    noise.
     Common part: F on (h-1, h-1), h = m // 2 (a middle change is left out). Own part: a paired t
     test over seeds of the logs of the sds, since ratios are compared by their logs. Trap: the own
     parts of two seeds mirror each other, so that this test would always reject."""
@@ -524,8 +529,8 @@ class Noise:
     m: int = 0  # changes a seed from which all this is estimated
 
 def noise_of(run):
-    """The Noise after the minimum or, of a loss that does not turn, of the last half: an estimate,
-    from few changes."""
+    """The Noise after the minimum or, with fewer than 3 changes there, of the last half: an
+    estimate, from few changes."""
     d = run.after_minimum()
     if d.shape[1] < 3:
         d = np.diff(run.loss)[:, len(run.intervals) // 2 :]
@@ -544,7 +549,7 @@ def over_time(d, lines=False):
     products, squares = (d[:, 1:] * d[:, :-1]).sum(), (d**2).sum()
     ratio = products / max(squares, 1e-300)
     phi = m * ratio / max(m - 1, 1)
-    if lines and m > 6:
+    if lines and m > 6:  # ratio = phi - (2 + 4 phi) / m, solved for phi
         phi = (m * ratio + 2) / (m - 4)
     return float(np.clip(phi, -0.99, 0.99))
 
@@ -560,7 +565,9 @@ def flat_curves(rng, noise, shape):
     return d.cumsum(axis=-1)
 
 def flat_studies(run, n_studies=2000):
-    """flat_curves with the noise of this run, as many seeds and intervals: (n_studies, n, k)."""
+    """flat_curves with the noise of this run, as many seeds and intervals: (n_studies, n, k).
+    (Their minimum may lie anywhere, that of a real curve after its descent only: over more
+    intervals chance rises further, which makes a true rise harder to show, not easier.)"""
     return flat_curves(np.random.default_rng(1), noise_of(run), (n_studies, *run.loss.shape))
 
 # ---------------------------------------------------------------- what a test would have missed
@@ -586,6 +593,7 @@ def sd_found(anova, n_blocks, alpha):
     """The sd between seeds, in nats, that the anova of seeds_apart finds 8 times of 10.
     F is (1 + n_blocks sd^2 / MS_error) times an F without effect. It is significant 8 times of 10
     if its 20 % quantile just is: solved for the sd."""
+    # The test corrects its df by epsilon; how F itself scatters is taken from the plain ones.
     e = anova.epsilon_gg
     needed = scipy_stats.f.isf(alpha, e * anova.df_effect, e * anova.df_error)
     quantile = scipy_stats.f.ppf(0.2, anova.df_effect, anova.df_error)
@@ -612,7 +620,7 @@ def figures(run):
     return {
         "train_and_validation": (
             line_chart(both, x_label, "loss (nats)", mark=mark, **more),
-            "Training loss that falls while validation loss rises: text learned by heart."),
+            "Where training loss falls while validation loss rises, text is learned by heart."),
         "loss_by_seed": (line_chart(losses, x_label, "validation loss (nats)", **more),
                          "Validation loss of each seed."),
         "volatility": (
@@ -795,7 +803,7 @@ def compare(folders):
 def published_run(**rules):
     """The Run that the published study's own table makes."""
     run = run_of(Metrics(read_records(stats.PUBLISHED), "data"), stats.PUBLISHED.parent, {}, rules)
-    run.epochs = run.tokens / (428_628 - 128 - 1)  # tokens of its text, where a window can begin
+    run.epochs = run.tokens / (428_628 - 128 - 1)  # its tokens, less a window and 1: window_starts
     return run
 
 def lesson(**rules):

@@ -80,7 +80,7 @@ def merge(ids, pair, new_id):
     left, right = pair
     merged = []
     for i in ids:
-        # What was just merged ends in new_id, not in `left`, so none is used twice: aaa is [aa, a].
+        # After a merge the last entry is new_id and no `left`, so none is used twice: aaa, [aa, a].
         if i == right and merged and merged[-1] == left:
             merged[-1] = new_id
         else:
@@ -132,7 +132,7 @@ def merge_everywhere(chunks, counts, holders, best, new_id):
             counts[pair] -= n
         for pair in zip(merged, merged[1:]):  # in with those of the new one
             counts[pair] += n
-            if new_id in pair:
+            if new_id in pair:  # (any other pair can only have lost places)
                 holders[pair].add(index)
                 risen.add(pair)
     return risen

@@ -207,7 +207,7 @@ def window_starts(step, config, n_tokens, seed):
     # order that is the same for all seeds. Run classroom with it. How large are the ups and downs
     # after the turn, and how much do seeds share of them?
     T = config.block_size
-    span = n_tokens - T - 1  # places where a window may start: 17; so many tokens are an epoch
+    span = n_tokens - T - 1  # 17 places to start at; after so many tokens, an epoch, they come again
     # Windows are numbered from the first of the whole training on; number i starts at i * T.
     numbers = step * config.batch_size + np.arange(config.batch_size, dtype=np.int64)
     if config.seed_decides == "weights+order":
@@ -396,9 +396,10 @@ def check_settings(config):
 def one_thread():
     """Make this process compute with one thread, and keep the memory that it has."""
     torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
-    # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by
-    # page, at every step, until it sees one of almost 32 MiB freed (mallopt(3), dynamic threshold):
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed; 4 % faster on two busy cores
+    # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by page,
+    # at every step, until it has seen one of almost 32 MiB freed (mallopt(3), dynamic threshold).
+    # So one is made here and freed at once: 4 % faster on two busy cores.
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 # ---------------------------------------------------------------- what survives
 
@@ -423,7 +424,7 @@ def save_checkpoint(folder, model, optimizer, step, rows, window_losses, run):
                 "rows": rows, "window_losses": torch.from_numpy(np.stack(window_losses)),
                 "run": run, "rng_state": torch.get_rng_state()},  # (for a student's dropout)
                buffer)
-    # torch.load alone overlooks half of all changed bits: so a sum stands at the end.
+    # torch.load alone overlooks most changed bits: so a sum stands at the end.
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     content = buffer.getbuffer()
     earlier = [row["val_loss"] for row in rows[:-1]]
@@ -511,7 +512,7 @@ def read_config(out):
          f"{path} is not of this program; choose another folder with --out")
     return config
 
-# In these one run may differ: a file's name makes no run, and several machines may work on one.
+# What may change without making another run: the name of a file, say, or the machine.
 NOT_THE_RUN = ["train_file", "valid_file", "text", "files", "notes", "threads", "machine",
                "instructions"]
 
