@@ -207,7 +207,7 @@ def window_starts(step, config, n_tokens, seed):
     # order that is the same for all seeds. Run classroom with it. How large are the ups and downs
     # after the turn, and how much do seeds share of them?
     T = config.block_size
-    span = n_tokens - T - 1  # 17 places to start at; after so many tokens, an epoch, they come again
+    span = n_tokens - T - 1  # 17 places to start at; so many tokens are an epoch
     # Windows are numbered from the first of the whole training on; number i starts at i * T.
     numbers = step * config.batch_size + np.arange(config.batch_size, dtype=np.int64)
     if config.seed_decides == "weights+order":
