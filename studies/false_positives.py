@@ -16,7 +16,6 @@ if __name__ == "__main__":  # so that `python studies/false_positives.py` finds 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support.program
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,43 +27,11 @@ from support.page import number
 
 DESCENT = 6  # the first interval whose five changes leave the first one, the descent, out
 
-# ---------------------------------------------------------------- studies in which nothing happens
-
-def flat_studies(noise, shape):
-    """Losses, shape (n_studies, n, k), that go nowhere, with this Noise."""
-    return telemetry.flat_curves(np.random.default_rng(1), noise, shape)
-
-def trend_as_noise(run):
-    """The Noise of a run if only each seed's mean change is taken off, and its slope is not.
-
-    It is what one gets who correlates the changes as they are. Seeds then look more alike, since
-    the loss of all rises ever more slowly.
-    """
-    noise, d = telemetry.noise_of(run), run.after_minimum()
-    if d.shape[1] < 3:
-        return noise  # the loss turned late or never, and there is no trend to keep
-    # The mean has to go: a flat study does not drift.
-    d = d - d.mean(axis=1, keepdims=True)
-    size = d.std(axis=1, ddof=1).mean()
-    return replace(noise, size=size, between_seeds=telemetry.in_common(d),
-                   phi=telemetry.over_time(d))
-
-def seed_noise(run):
-    """(low, high): the phi of the losses less their interval means, in time.
-
-    low: each seed's own mean taken off, which is too much if nothing sets seeds apart. high: not
-    taken off, which is too little if something does. The truth lies between.
-    """
-    # What all seeds do at an interval is no difference between them.
-    deviation = run.loss - run.loss.mean(axis=0)
-    own = deviation - deviation.mean(axis=1, keepdims=True)
-    return telemetry.over_time(own), telemetry.over_time(deviation)
-
 # ---------------------------------------------------------------- how often each test rejects
 
 def volatility_rejects(losses):
-    """Shares of the studies whose anova finds that volatility differs between intervals, from
-    DESCENT on: (uncorrected, Greenhouse-Geisser, Huynh-Feldt)."""
+    """Shares of the studies, losses (n_studies, n, k), whose anova finds that volatility differs
+    between intervals, from DESCENT on: [uncorrected, Greenhouse-Geisser, Huynh-Feldt]."""
     volatility = telemetry.derive(losses)["volatility"]  # (n_studies, n, k)
     return stats.rejection_rates(volatility[..., DESCENT:])
 
@@ -76,41 +43,46 @@ def seeds_reject(phi, shape):
     losses = stats.ar1(np.random.default_rng(2), shape, phi)
     return stats.rejection_rates(np.swapaxes(losses, -1, -2))
 
+def seed_noise(run):
+    """The phi in time of what each seed has of its own, at least.
+
+    Its mean is taken off, too, which is too much where nothing sets seeds apart: then the truth
+    is higher.
+    """
+    # What all seeds do at an interval is no difference between them.
+    own = run.loss - run.loss.mean(axis=0)
+    return telemetry.over_time(own - own.mean(axis=1, keepdims=True))
+
 def rates(run, n_studies=1000):
     """Rows (test, noise, share uncorrected, with Greenhouse-Geisser, with Huynh-Feldt).
 
     The first rows are the published tests, asked of studies without any effect; then come the
     tests of RQ1 and RQ3 as telemetry.py has them, of RQ1's its power as well.
     """
-    n, k = run.loss.shape
-    shape = n_studies, n, k
-    # Three kinds of studies without any effect: like this one; with seeds that share nothing, as
-    # the tests assume; and with the trend of the changes taken for noise.
-    noise, trend = telemetry.noise_of(run), trend_as_noise(run)
+    # Two kinds of studies without any effect: like this one ...
+    noise = telemetry.noise_of(run)
     here = f"seeds alike as here ({noise.between_seeds:.2f})"
-    like = flat_studies(noise, shape)
-    independent = flat_studies(replace(noise, between_seeds=0.0), shape)
-    with_trend = flat_studies(trend, shape)
+    like = telemetry.flat_studies(run, n_studies)
+    # ... and with seeds that share nothing, as the tests assume.
+    noise.between_seeds = 0.0
+    independent = telemetry.flat_curves(np.random.default_rng(1), noise, like.shape)
+    kinds = {here: like, "seeds independent": independent}
 
+    rows = []
     # The published question: does volatility differ between intervals?
-    rows = [
-        ["volatility differs", here, *volatility_rejects(like)],
-        ["volatility differs", f"trend taken for noise ({trend.between_seeds:.2f})",
-         *volatility_rejects(with_trend)],
-        ["volatility differs", "seeds independent", *volatility_rejects(independent)],
-    ]
+    for what, losses in kinds.items():
+        rows.append(["volatility differs", what, *volatility_rejects(losses)])
     # The published description of seeds, were it a test: do their curves differ in height?
-    for phi in seed_noise(run):
-        rows.append(["seeds differ", f"alike over time ({phi:.2f})", *seeds_reject(phi, shape)])
+    phi = seed_noise(run)
+    rows.append(["seeds differ", f"alike over time ({phi:.2f})", *seeds_reject(phi, like.shape)])
     # Ours of RQ1, which has one p and so one rate. With noise that truly grows, the share of the
     # studies in which it is found is no false alarm but the power of the test.
-    m = run.after_minimum().shape[1]
-    if m >= 6 and n >= 3:
-        for factor, what in ((1, here), (2, "noise doubles: power"), (3, "noise triples: power")):
+    if run.after_minimum().shape[1] >= telemetry.MIN_CHANGES and len(run.loss) >= 3:
+        for factor, what in ((1, here), (2, "noise doubles: power")):
             found = telemetry.halves_found(run, factor, n_studies)
             rows.append(["RQ1: halves differ", what, found, math.nan, math.nan])
     # A part of ours of RQ3, which for this reason asks for more than the t test.
-    for losses, what in ((like, here), (independent, "seeds independent")):
+    for what, losses in kinds.items():
         found = telemetry.t_test_alone(telemetry.rises(losses))
         rows.append(["RQ3: end above minimum", what, found, math.nan, math.nan])
     return rows
@@ -134,11 +106,10 @@ def main():
     need(20 <= args.studies <= 10**5, "--studies must lie between 20 and 100000")
     runs = {"published": telemetry.published_run()}
     for folder in args.folders:
-        runs[folder.resolve().name] = telemetry.read_run(folder)
-
-    for name, run in runs.items():
+        run = telemetry.read_run(folder)
         n, k = run.loss.shape
-        need(n >= 2 and k >= 12, f"{name} has {n} seeds and {k} intervals; it takes 2 and 12")
+        need(n >= 2 and k >= 12, f"{folder} has {n} seeds and {k} intervals; it takes 2 and 12")
+        runs[folder.resolve().name] = run
 
     table = []
     for name, run in runs.items():
