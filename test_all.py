@@ -1,6 +1,6 @@
 """Chapter 7. Tests: each is a sentence that must hold, checked against something independent.
 
-    python test_all.py                 all of them, offline (two minutes on two cores)
+    python test_all.py                 all of them, offline (three minutes on two cores)
     python test_all.py stats           those of one file: support, data, tokenizer, model, train,
                                        stats, telemetry, run_all, or those of studies
     python test_all.py exercise 4      the judge of an exercise (course/judge.py)
@@ -148,7 +148,9 @@ def test_tokenizer_fast_ways_equal_the_obvious_ones():
             assert learned.encode(chunk) == merged_one_after_another(chunk, slow)
 
 def test_tokenizer_merges_by_pencil():
-    """The docstrings' examples; ties go to smaller ids; it ends with the pairs that come twice."""
+    """The examples of docstrings and comments; ties go to smaller ids; it ends with the pairs that
+    come twice."""
+    assert tokenizer.CHUNK.findall("Ann's 3 dogs!  Sit") == "Ann|'s| 3| dogs|!| | Sit".split("|")
     assert tokenizer.slow_bpe(["abab ab"], 300) == [(97, 98)]
     assert tokenizer.merge([1, 2, 3, 1, 2], (1, 2), 9) == [9, 3, 9]
     assert tokenizer.merge([1, 1, 1, 1, 1], (1, 1), 9) == [9, 9, 1]
@@ -467,6 +469,8 @@ def test_train_best_checkpoint_is_that_of_the_lowest_loss():
         train.train_seed(SHORT, 101, smoke_text(), at)
     saved = [train.read_checkpoint(at / "seed_101" / f"{name}.pt") for name in ("best", "last")]
     assert [s["rows"][-1]["interval"] for s in saved] == [1, 3]
+    with patch.object(train, "evaluate", return_value=np.full(8, math.nan)):
+        refused(lambda: train.train_seed(SHORT, 202, smoke_text(), at), "validation", "nan", "0")
 
 def test_train_damaged_files_are_noticed():
     """For a damaged checkpoint another one is used, or the seed starts again, and the same bits
@@ -555,6 +559,7 @@ def test_train_settings_are_checked():
     """Settings that cannot be are refused by name; an option cut short is none."""
     for wrong, word in (({"seeds": [1, 1]}, "twice"), ({"n_embd": 18}, "n_embd"),
                         ({"peak_lr": math.nan}, "peak_lr"), ({"corpus": "x"}, "corpus"),
+                        ({"peak_lr": 7}, "peak_lr is 7; it must lie between 0 and 1"),
                         ({"train_file": ["a"]}, "--valid_file"), ({"block_size": 0}, "block_size"),
                         ({"interval_tokens": 10**9}, "interval_tokens"), ({"seeds": []}, "seeds"),
                         ({"interval_tokens": 63}, "one step takes"), ({"n_layer": "2"}, "n_layer"),
@@ -852,6 +857,8 @@ def test_stats_report():
         data, status = command("stats.py", path, "--dv", dv, "--json")
         assert not status and "\x1b" not in data
         assert json.loads(data, parse_constant=refused)["dv"] == dv
+    text = "\n".join(stats.report(stats.analyse(PENCIL), "x", [0, 1, 2], []))
+    assert "levels 54 (2), subjects 24 (2), error 10 (4)" in text, text
     data = json.loads(command("stats.py", PUBLISHED, "--json")[0])
     assert f"{data['anova']['p']:.2e}" == "9.29e-156" and data["mauchly"]["w"] is None
     assert command("stats.py", "--json")[1] == 2 and "Greenh" in command("stats.py")[0]
@@ -950,7 +957,7 @@ def test_telemetry_answers_the_known_runs():
     assert 0.4 < telemetry.t_test_alone(flat) < 0.5
 
 def test_telemetry_halves_have_their_level_and_power():
-    """RQ1 rejects in 3 to 8 % of studies whose noise stays, in over 70 % where it doubles; a
+    """H01 rejects in 3 to 8 % of studies whose noise stays, in over 70 % where it doubles; a
     slope, which each seed may have, counts for nothing; seeds that are copies have no own part."""
     rng, found = np.random.default_rng(4), {}
     for factor, n_studies in ((1, 1000), (2, 300)):
@@ -962,6 +969,8 @@ def test_telemetry_halves_have_their_level_and_power():
     d = noise[0]
     same(telemetry.compare_halves(d + np.outer(range(6), range(15))).p,
          telemetry.compare_halves(d).p, 1e-6)
+    found = [telemetry.halves_found(telemetry.published_run(), factor, 100) for factor in (1, 3)]
+    assert found[0] < 0.2 < 0.8 < found[1], found
     copies = telemetry.compare_halves(np.tile(d[0], (6, 1)))
     assert math.isnan(copies.own.p) and copies.p == copies.common.p
     copies.p, copies.common.p = 0.01, 0.01
@@ -998,8 +1007,8 @@ def test_telemetry_finds_what_is_planted_and_nothing_else():
     assert 4 < float(marks[1]) < 15 and float(marks[2]) < 26, marks
 
 def test_telemetry_a_rise_is_more_than_chance():
-    """RQ3 says no where one seed alone rises, or where chance makes seeds rise together; it says
-    nothing of a rise too short to judge, as RQ1 does. Only a true rise is learned by heart."""
+    """H03 says no where one seed alone rises, or where chance makes seeds rise together; it says
+    nothing of a rise too short to judge, as H01 does. Only a true rise is learned by heart."""
     t = np.arange(21)
     falls = 3 + 4 * np.exp(-t / 2) + 0.001 * np.random.default_rng(0).normal(size=(6, 21))
     one = falls + np.outer(np.arange(6) == 2, 0.3 * np.maximum(t - 9, 0))
@@ -1018,7 +1027,7 @@ def test_telemetry_a_rise_is_more_than_chance():
         assert "learned while validation" not in telemetry.limit_epochs(study(loss))
 
 def test_telemetry_seeds_are_told_apart_at_their_level():
-    """RQ2 says yes in about 5 % of studies with independent blocks and equal seeds; and an sd that
+    """H02 says yes in about 5 % of studies with independent blocks and equal seeds; and an sd that
     it promises to find 8 times of 10 is found so often."""
     rng, run = np.random.default_rng(1), telemetry.published_run()
     texts, promised = rng.normal(size=96), []
@@ -1039,7 +1048,7 @@ def test_telemetry_seeds_are_told_apart_at_their_level():
     assert 0.72 < np.mean(found) < 0.88, np.mean(found)
 
 def test_telemetry_a_minimum_is_not_tested_where_it_was_chosen():
-    """RQ3 chooses the minimum on every second block of windows and tests it on the others; of many
+    """H03 chooses the minimum on every second block of windows and tests it on the others; of many
     flat studies at once its t test is the same."""
     blocks = np.zeros((6, 21, 64))
     blocks[:, 7, (np.arange(64) // 4) % 2 == 0] = -1  # of 64 windows every second block of 4
@@ -1118,7 +1127,9 @@ def test_telemetry_writes_a_report_that_answers_on_its_first_screen():
     rows, *others = [table_of(at / f"{name}.csv") for name in (
         "telemetry", "interval_summary", "anova", "pairwise")]
     assert [len(rows), *map(len, others)] == [127, 22, 6, 211]
-    d = np.diff(loss[0])
+    d, spread = np.diff(loss[0]), stats.sd_between(loss)
+    assert rows[5][:3] == ["101", "4", "4001792.0"]
+    same(list(map(float, others[0][5][3:6])), [spread.sd[4], spread.low[4], spread.high[4]])
     assert rows[5][3:5] == [repr(float(d[3])), repr(float(d[:4].std(ddof=1)))]
     assert len(list((at / "figures").glob("*.svg"))) == 3
 
@@ -1136,6 +1147,9 @@ def test_telemetry_compares_runs():
             f"t(5) = {page.number(test.statistic)}, {page.p_text(test.pvalue)}") in lines, lines
     spread = stats.paired_sd_ratio(Z[:, -1], Y[:, -1])
     assert f"at the end, ratio: {page.number(spread.ratio)} (95 %" in lines, lines
+    few = replace(study(Z[:1:-1]), seeds=[5, 4, 3, 2])  # of the same seeds all but two
+    lines = telemetry.test_difference("all", study(Z), "few", few, "nats")
+    assert lines[3].startswith("  loss at the end: 0 nats (95 %: 0 to 0), t(3)"), lines
     table = {row[0]: row[1:] for row in table_of(at / "two" / "compared_with_one.csv")}
     same(float(table["the same in bits per byte"][1]), Y.mean(0).min() / 2)
     bits = "\n".join(telemetry.compare([at / "three", at / "one"]))
@@ -1260,6 +1274,7 @@ def test_run_all_gives_up_what_dies_again_and_again():
     assert started.count(7) == started.count(8) == 4 and not list(at.rglob("*.tmp"))
     for seed in (7, 8):
         assert "fewer than 2 --workers" in problems[seed] and "memory" in problems[seed], problems
+    assert "try a smaller model" in run_all.killed_often(Mock(exitcode=-9), 1)
 
 def test_run_all_divides_the_seeds_among_ranks():
     """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone
@@ -1279,7 +1294,7 @@ def test_run_all_divides_the_seeds_among_ranks():
 
 def test_run_all_leaves_out_a_seed_that_diverges():
     """A seed whose loss becomes nan stops with the step named, then and when asked again; the
-    others go on, and the status is 1."""
+    others go on, and the status is 1. Ranks do not wait for it, but for one that only failed."""
     at, config = folder(), replace(SHORT, seeds=[101, 202, 303])
     text, _ = train.open_run(config, at)
     for seed in (101, 202):
@@ -1290,7 +1305,11 @@ def test_run_all_leaves_out_a_seed_that_diverges():
     for _ in range(2):
         out, status = command("run_all.py", "--preset", "smoke", "--total_tokens", 768, "--out", at)
         assert status == 1 and "seed 303 is not complete: the loss became nan at step 2" in out, out
+    assert "Seed 303 is left out: the loss became nan" in " ".join(out.split()), out
     assert stats.read_table(at / "metrics.csv")[1] == [101, 202]
+    with patch.object(run_all.time, "sleep", side_effect=AssertionError):
+        run_all.wait_for_all(config, at, {303: "it diverged"})
+        refused(lambda: run_all.wait_for_all(config, at, {101: "killed"}), "101 is not complete")
 
 def test_run_all_collects_what_the_seeds_left():
     """The last line is the report's address; samples.json holds what best.pt and last.pt write

@@ -57,7 +57,7 @@ def rates(run, n_studies=1000):
     """Rows (test, noise, share uncorrected, with Greenhouse-Geisser, with Huynh-Feldt).
 
     The first rows are the published tests, asked of studies without any effect; then come the
-    tests of RQ1 and RQ3 as telemetry.py has them, of RQ1's its power as well.
+    tests of H01 and H03 as telemetry.py has them, of H01's its power as well.
     """
     # Two kinds of studies without any effect: like this one ...
     noise = telemetry.noise_of(run)
@@ -75,16 +75,16 @@ def rates(run, n_studies=1000):
     # The published description of seeds, were it a test: do their curves differ in height?
     phi = seed_noise(run)
     rows.append(["seeds differ", f"alike over time ({phi:.2f})", *seeds_reject(phi, like.shape)])
-    # Ours of RQ1, which has one p and so one rate. With noise that truly grows, the share of the
+    # Ours of H01, which has one p and so one rate. With noise that truly grows, the share of the
     # studies in which it is found is no false alarm but the power of the test.
     if run.after_minimum().shape[1] >= telemetry.MIN_CHANGES and len(run.loss) >= 3:
         for factor, what in ((1, here), (2, "noise doubles: power")):
             found = telemetry.halves_found(run, factor, n_studies)
-            rows.append(["RQ1: halves differ", what, found, math.nan, math.nan])
-    # A part of ours of RQ3, which for this reason asks for more than the t test.
+            rows.append(["H01: halves differ", what, found, math.nan, math.nan])
+    # A part of ours of H03, which for this reason asks for more than the t test.
     for what, losses in kinds.items():
         found = telemetry.t_test_alone(telemetry.rises(losses))
-        rows.append(["RQ3: end above minimum", what, found, math.nan, math.nan])
+        rows.append(["H03: end above minimum", what, found, math.nan, math.nan])
     return rows
 
 # ---------------------------------------------------------------- the command line

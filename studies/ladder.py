@@ -7,8 +7,8 @@ an MLP. Its public notebook tells how the runs were made. Here they are made aga
 seeds, and their cost is counted in three ways.
 
     python -m studies.ladder                       small version, embedded stories: three minutes
-    python -m studies.ladder --part baseline       the four published models, five seeds: 2 hours
-    python -m studies.ladder --part baseline sweep positions words beyond       11 core-hours
+    python -m studies.ladder --part baseline       the four published models, five seeds: 3 hours
+    python -m studies.ladder --part baseline sweep positions words beyond       20 core-hours
     python -m studies.ladder --report_only         tables and figures of the rows that are there
 
 What is special about this study, and differs from train.py: **one prediction a window**. A sample

@@ -108,18 +108,20 @@ def test_studies_ladder_block_is_torchs():
 
 def test_studies_ladder_dropout_places():
     """In training, the written-out attention without its dropout is torch's; and dropout drops."""
-    for rung in (ATTENTION, TRANSFORMER):
+    # Post-norm: attention's weights, and the ReLU layer. Pre-norm: attention's output, and the ReLU
+    # layer twice. Of mlp both hidden layers.
+    for rung, n_drops in ((ATTENTION, 2), (TRANSFORMER, 6), (PRE_NORM, 6), (MLP, 2)):
         model, tokens = model_and_tokens(rung)
         with torch.no_grad():
             expected = model(tokens, every=True)
             model.train()
             dropped = model(tokens, every=True)
-            ones = lambda shape: torch.full(shape, 1 - ladder.DROPOUT)
+            ones = Mock(side_effect=lambda shape: torch.full(shape, 1 - ladder.DROPOUT))
             # Everything is kept, and scaled so that it stays what it was.
             with patch.object(ladder, "keep_mask", ones):
                 got = model(tokens, every=True)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-        assert (dropped - expected).abs().mean() > 0.01
+        assert (dropped - expected).abs().mean() > 0.01 and ones.call_count == n_drops
 
 def test_studies_ladder_dropout():
     """One in ten is dropped at random, the rest grows by 10/9; whatever the number of numbers."""
@@ -390,12 +392,14 @@ def test_studies_ladder_verdicts():
 
 def test_studies_ladder_half_finished():
     """Whatever rows are there are reported, and what is missing is said."""
-    for n in (7, 40):
-        taken = iter(range(10_000))
+    some, more = iter(range(10_000)), iter(range(10_000))
+    for kept in (lambda job: next(some) % 17 == 0, lambda job: next(more) % 40 == 0,
+                 lambda job: job.rung.part == "sweep"):
         out = folder()
-        planted(lambda job: planted_loss(job) if next(taken) % n == 0 else None, out)
+        planted(lambda job: planted_loss(job) if kept(job) else None, out)
         text, status = ladder_main("--report_only", "--out", out)
         assert status == 0 and "Not complete: baseline" in text, text
+        assert "small version" not in text, text
 
 def test_studies_ladder_small_version():
     """Without a part: four models, three seeds, embedded stories; it says what it left out."""

@@ -80,7 +80,7 @@ def test_studies_repetition_is_laid_beside_the_published_study():
 def test_studies_false_alarms_are_those_of_the_simulation():
     """The anova of volatility rejects in some 96 % of flat studies, 81 % with Greenhouse-Geisser,
     if changes are as alike as the published ones seem; independent seeds and no trend in time give
-    a test its 5 %; RQ1's test keeps its level and has its power."""
+    a test its 5 %; H01's test keeps its level and has its power."""
     alike = telemetry.Noise(size=1.0, between_seeds=0.77, phi=-0.19)
     losses = telemetry.flat_curves(np.random.default_rng(1), alike, (400, 6, 21))
     plain, gg, hf = false_positives.volatility_rejects(losses)
@@ -96,10 +96,10 @@ def test_studies_false_alarms_are_those_of_the_simulation():
     assert 0.2 < rows["seeds differ", "alike over time"][0] < 0.38  # 28 % or so
     assert 0.9 < rows["volatility differs", "seeds alike as here"][0] < 0.97  # 93 % or so
     assert rows["volatility differs", "seeds independent"][1] < 0.05
-    assert 0.02 < rows["RQ1: halves differ", "seeds alike as here"][0] < 0.09
-    assert rows["RQ1: halves differ", "noise doubles: power"][0] > 0.7
-    assert 0.5 < rows["RQ3: end above minimum", "seeds alike as here"][0] < 0.7
-    assert rows["RQ3: end above minimum", "seeds independent"][0] < 0.1
+    assert 0.02 < rows["H01: halves differ", "seeds alike as here"][0] < 0.09
+    assert rows["H01: halves differ", "noise doubles: power"][0] > 0.7
+    assert 0.5 < rows["H03: end above minimum", "seeds alike as here"][0] < 0.7
+    assert rows["H03: end above minimum", "seeds independent"][0] < 0.1
     # Seeds of planted heights and intervals that go up and down are no noise.
     planted = 9.0 * np.arange(6)[:, None] + np.resize([0, 5], 200)
     noise = np.random.default_rng(0).normal(size=(6, 200))

@@ -33,8 +33,12 @@ def test_support_a_file_is_whole_or_absent():
         with patch.object(os, "getpid", return_value=process):
             temporary[process] = files.temporary_name(at / "a.txt")
         temporary[process].write_text("half")
+    with patch.object(files, "this_host", return_value="01234567"), patch.object(
+            os, "getpid", return_value=dead.pid):
+        elsewhere = files.temporary_name(at / "a.txt")  # another machine's, who knows how it is
+    elsewhere.write_text("half")
     files.sweep(at)
-    assert set(at.iterdir()) == {at / "a.txt", temporary[os.getpid()]}
+    assert set(at.iterdir()) == {at / "a.txt", temporary[os.getpid()], elsewhere}
 
 def test_support_only_code_counts_as_an_edit():
     """Comments, blank lines and line ends do not change the sum of a file; code and strings do."""
@@ -91,6 +95,7 @@ def test_support_programs_survive_their_surroundings():
     for line, status, sentence in (
             ("raise OSError('no\\x1b[2J room')", 2, "no\\x1b[2J room"),
             ("raise KeyboardInterrupt", 130, "Stopped."),
+            ("raise FloatingPointError('nan at step 2')", 2, "nan at step 2"),
             ("p.Parser().parse_args(['--hel', '\\x07'])", 2, "unrecognized")):
         done = start(line)
         assert done.returncode == status and sentence in done.stderr, done
@@ -99,6 +104,11 @@ def test_support_programs_survive_their_surroundings():
     left = subprocess.Popen(program, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     left.stdout.close()  # as `| head` does
     assert left.stderr.read() == b"" and left.wait() == 0
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([sys.executable, "-c", body.format("pass", os.devnull)], cwd=HERE,
+                                  stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2 and b"cannot write the output: No space" in done.stderr, done
     if os.name == "posix":
         for streams in (">&-", "2>&-", ">&- 2>&- <&-"):
             shell = subprocess.run(["/bin/sh", "-c", f'"$0" "$@" {streams}', *program],
@@ -143,6 +153,19 @@ def test_support_figures_are_whole_and_point_the_right_way():
     (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in (points[0], points[-1]))
     assert x1 > x0 and y1 < y0  # in SVG y grows downwards
     assert "<title>up: 900 at 30</title>" in drawing
+    # Where numbers stand on logarithmic axes: 1, 10 and 100 at equal distances; nan cuts a line.
+    powers = figures.Line("p", 10.0 ** np.arange(5), np.array([1, 10, np.nan, 1000, 1e4]))
+    drawing = figures.line_chart([powers], "x", "y", log_x=True, log_y=True, mark=(10, 10, "here"))
+    pieces = re.findall(f'points="([^"]*)" stroke="{figures.COLOURS[0]}"', drawing)[:2]
+    places = [float(n) for piece in reversed(pieces) for n in re.split("[ ,]", piece)]
+    x, y = np.diff(places[::2]), np.diff(places[1::2])
+    assert len(pieces) == 2 and np.ptp(x / [1, 2, 1]) < 0.2 and np.ptp(y / [1, 2, 1]) < 0.2, places
+    assert f'<circle cx="{places[2]}" cy="{places[3]}" r="6"' in drawing
+    # Epochs stand at their own places: 2 epochs of 5 tokens each are where 10 tokens are.
+    drawing = figures.line_chart([up], "x", "y", ("epochs", 0.2))
+    place = {n: re.search(f'<text x="([^"]*)" y="{y}"[^>]*>{n}<', drawing)[1]
+             for n, y in ((10, "339.0"), (2, "356.0"))}
+    assert place[10] == place[2]
     assert figures.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
 
 def test_support_pages_show_numbers_as_people_write_them():
@@ -150,6 +173,7 @@ def test_support_pages_show_numbers_as_people_write_them():
     wrote stands escaped."""
     numbers = [page.number(x) for x in (0.47493, 1234.5, 12, 1.07e-11, math.nan, 0.0)]
     assert numbers == ["0.475", "1,234", "12", "1.07 × 10⁻¹¹", "–", "0"]
+    assert "<td class=n>1,234</td>" in page.table(["losses"], [[1234.5]])
     assert [page.p_text(p) for p in (0.5412, 0.0142, 3e-9, 1.0, math.nan)] == [
         "p = .54", "p = .014", "p < .001", "p > .99", "p undefined"]
     path = folder() / "a.html"
