@@ -161,6 +161,7 @@ def test_support_figures_are_whole_and_point_the_right_way():
     x, y = np.diff(places[::2]), np.diff(places[1::2])
     assert len(pieces) == 2 and np.ptp(x / [1, 2, 1]) < 0.2 and np.ptp(y / [1, 2, 1]) < 0.2, places
     assert f'<circle cx="{places[2]}" cy="{places[3]}" r="6"' in drawing
+    assert (places[0], places[-2]) == (figures.LEFT, figures.RIGHT), places
     # Epochs stand at their own places: 2 epochs of 5 tokens each are where 10 tokens are.
     drawing = figures.line_chart([up], "x", "y", ("epochs", 0.2))
     place = {n: re.search(f'<text x="([^"]*)" y="{y}"[^>]*>{n}<', drawing)[1]
