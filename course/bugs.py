@@ -82,10 +82,8 @@ def fails(test, chapter, name, bug):
     return ""
 
 def caught_by(test, rng):
-    """The bugs that a test catches: a set. Raises AssertionError when it fails on true code.
-
-    Each bug comes twice, and a test must fail both times. True code comes before, in another skin
-    and, once or twice, as it is, so that no counting of calls helps.
+    """The bugs that a test catches: on which it fails both times that they come. True code comes
+    before, once or twice, so that no counting of calls helps; AssertionError if it fails on that.
     """
     caught = {what for what, *_ in BUGS}
     for i in rng.permutation(2 * len(BUGS)):

@@ -8,10 +8,8 @@ asked there, "ok" or "NOT", and after NOT what was expected, what came, and for 
 
 Three rules keep a judge honest. Its cases are drawn afresh at every call, small and large, high and
 low: numbers that fit one draw fit no other. It compares with something slower that nobody would
-hand in (all subsets, all signs, a model written out in float64), never the new with itself. And
+hand in (all choices of signs, a model written out in float64), never the new with itself. And
 what the text says is tried, what the text leaves open is not.
-
-sheet.py is what a judge writes on; the judges stand in judges_CHAPTER.py and bugs.py.
 """
 if __name__ == "__main__":  # so that `python course/judge.py` finds the chapters too
     import os, sys
@@ -28,7 +26,7 @@ from course.judges_telemetry import judge_7, judge_12
 from course.judges_tokenizer import judge_1, judge_10, judge_14
 from course.judges_train import judge_5, judge_19
 from course.sheet import Sheet, where
-from support.files import InputError, need
+from support.files import need
 
 JUDGES = {1: judge_1, 4: judge_4, 5: judge_5, 7: judge_7, 8: judge_8, 10: judge_10, 11: judge_11,
           12: judge_12, 14: judge_14, 16: judge_16, 17: judge_17, 19: judge_19}
@@ -37,34 +35,28 @@ JUDGES = {1: judge_1, 4: judge_4, 5: judge_5, 7: judge_7, 8: judge_8, 10: judge_
 TESTS = {4: "model", 5: "train run_all", 7: "telemetry", 8: "stats",
          10: "tokenizer", 12: "telemetry", 16: "model", 19: "model train run_all"}
 
-def judge(number, answers=()):
-    """Judge one exercise. Returns 0 if all of it is right, else 1."""
-    need(1 <= number <= 20, "exercises go from 1 to 20")
-    need(number in JUDGES, f"exercise {number} has no judge; course/README.md says what to expect. "
-         f"These have one: {', '.join(map(str, JUDGES))}")
+def main(words=None):
+    """Judge an exercise: its number, then perhaps the answers to its questions. Returns 0 if all of
+    it is right, else 1."""
+    number, *answers = (sys.argv[1:] if words is None else words) or [""]
+    need(number.isdecimal(), "name an exercise by its number, such as exercise 4")
+    need(number in map(str, JUDGES), f"exercise {number} has no judge; course/README.md says what "
+         f"to expect. These have one: {', '.join(map(str, JUDGES))}")
+    number = int(number)
     print(f"Exercise {number}. {JUDGES[number].__doc__}")
     sheet = Sheet(answers)
     train.one_thread()
     try:
         JUDGES[number](sheet)
-    except InputError:
-        raise  # an answer that is none: one sentence for the user
     except Exception as error:
         sheet.line(False, "the rest could not be judged", where(error))
     if sheet.failed:
         print(f"Not done yet: {sheet.failed} NOT.")
-        return 1
-    if number in TESTS:
+    elif number in TESTS:
         print(f"Done. Now the ordinary tests: python test_all.py {TESTS[number]}")
     else:
         print("Done.")
-    return 0
-
-def main(words=None):
-    """words: the number of an exercise, and perhaps the answers to its questions."""
-    words = sys.argv[1:] if words is None else words
-    need(words and words[0].isdecimal(), "name an exercise by its number, such as exercise 4")
-    return judge(int(words[0]), words[1:])
+    return min(sheet.failed, 1)
 
 if __name__ == "__main__":
     run(main)

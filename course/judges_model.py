@@ -1,9 +1,8 @@
 """The judges of what changes in model.py, exercises 4 and 16, and a Llama written a second time.
 
-What a model computes after a change is compared with `formula`, in float64 and without any trick,
-and what it writes with `write`, which asks the formula for every token anew.
+What a model computes is compared with `formula`, in float64 and without any trick, and what it
+writes with `write`, which asks the formula for every token anew.
 """
-import math
 from collections import Counter
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
-from course.sheet import short, where
 
 def draw_model(rng):
     """A tiny Llama with weights so large that its text is varied."""
@@ -34,7 +32,7 @@ def draw_tokens(rng, network, *shape):
 
 def formula(network, tokens):
     """The scores (B, T, V) of a Llama by its papers' equations, in float64."""
-    w = {name: p.double() for name, p in network.named_parameters()}
+    w = {name.removesuffix(".weight"): p.double() for name, p in network.named_parameters()}
     config = network.config
     T, H, D = tokens.shape[1], config.n_head, config.n_embd // config.n_head
     # A rotation by t is exp(t G), where G holds the speed of each pair of dimensions.
@@ -45,36 +43,41 @@ def formula(network, tokens):
     R = torch.matrix_exp(torch.arange(T)[:, None, None] * G)  # (T, D, D)
     future = torch.ones(T, T).triu(1) > 0
 
-    def norm(x, weight):
-        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight
+    def norm(x, name):
+        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * w[name]
 
-    x = w["embedding.weight"][tokens]
+    def heads(x, name):
+        return (x @ w[name].T).unflatten(-1, (H, D))
+
+    x = w["embedding"][tokens]
     for i in range(config.n_layer):
-        part = {name.split(".", 2)[2]: p for name, p in w.items() if f"blocks.{i}." in name}
         # Attention: every token hears those up to itself, as much as they answer its query.
-        h = norm(x, part["attention_norm.weight"])
-        q = (h @ part["attention.query.weight"].T).unflatten(-1, (H, D))
-        k = (h @ part["attention.key.weight"].T).unflatten(-1, (H, D))
-        v = (h @ part["attention.value.weight"].T).unflatten(-1, (H, D))
-        scores = torch.einsum("tij,bthj,sik,bshk->bhts", R, q, R, k) / D ** 0.5
-        heard = scores.masked_fill(future, -math.inf).softmax(-1)
-        heard = torch.einsum("bhts,bshd->bthd", heard, v).flatten(-2)
-        x = x + heard @ part["attention.output.weight"].T
+        part = f"blocks.{i}.attention"
+        h = norm(x, part + "_norm")
+        q = torch.einsum("tij,bthj->bthi", R, heads(h, part + ".query"))
+        k = torch.einsum("sij,bshj->bshi", R, heads(h, part + ".key"))
+        scores = torch.einsum("bthi,bshi->bhts", q, k) / D ** 0.5
+        shares = scores.masked_fill(future, -torch.inf).softmax(-1)
+        heard = torch.einsum("bhts,bshd->bthd", shares, heads(h, part + ".value"))
+        x = x + heard.flatten(-2) @ w[part + ".output"].T
         # Feed-forward: silu(gate) lets a part of the other path through.
-        h = norm(x, part["feed_forward_norm.weight"])
-        gate = h @ part["feed_forward.gate.weight"].T
-        gated = gate * gate.sigmoid() * (h @ part["feed_forward.up.weight"].T)
-        x = x + gated @ part["feed_forward.down.weight"].T
-    return norm(x, w["norm.weight"]) @ w["embedding.weight"].T
+        part = f"blocks.{i}.feed_forward"
+        h = norm(x, part + "_norm")
+        gate = F.silu(h @ w[part + ".gate"].T)
+        gated = gate * (h @ w[part + ".up"].T)
+        x = x + gated @ w[part + ".down"].T
+    return norm(x, "norm") @ w["embedding"].T
 
 def loss_by_formula(network, x, y):
     """The loss of each token, (B, T)."""
     return F.cross_entropy(formula(network, x).transpose(1, 2), y, reduction="none")
 
 @torch.no_grad()
-def write(network, tokens, n_new, temperature, seed, stop=None):
+def write(network, tokens, n_new, temperature, seed, stop=None, top_k=None):
     """What generate must write: every token from its whole window, by the formula."""
     chance = torch.Generator().manual_seed(seed)
+    if top_k == 1:
+        temperature = 0  # chance has nothing to choose from
     for _ in range(n_new):
         scores = formula(network, tokens[:, -network.config.block_size :])[:, -1]
         new = scores.argmax(-1, keepdim=True)
@@ -90,6 +93,9 @@ def write(network, tokens, n_new, temperature, seed, stop=None):
 def same_texts(sheet, network, what, prompt, n_new, stops=False, **more):
     """A line: generate writes what `write` writes, at three temperatures."""
     def generate(tokens, n_new, temperature, seed, stop=None):
+        if temperature == 1:  # by default, as is torch's own generator
+            torch.manual_seed(seed)
+            return network.generate(tokens, n_new, stop=stop, **more)
         chance = torch.Generator().manual_seed(seed)
         return network.generate(tokens, n_new, temperature, chance, stop, **more)
 
@@ -98,47 +104,33 @@ def same_texts(sheet, network, what, prompt, n_new, stops=False, **more):
         seed = int(sheet.rng.integers(2**31))
         given = (draw_tokens(sheet.rng, network, 1, prompt), n_new, temperature, seed)
         if stops:  # at a token that will come
-            given += (write(network, *given)[0, prompt + n_new // 2].item(),)
-        cases.append((given, write(network, *given)))
-    return sheet.cases(what, generate, cases)
+            given += (write(network, *given, **more)[0, prompt + n_new // 2].item(),)
+        cases.append((given, write(network, *given, **more)))
+    sheet.cases(what, generate, cases)
 
 def judge_4(sheet):
     """A cache of keys and values (generate in model.py)."""
+    def with_gradients(loss):
+        return [loss.item(), *torch.autograd.grad(loss, list(network.parameters()))]
+
     network = draw_model(sheet.rng)
-    config, names = network.config, sorted(network.state_dict())
-    T, C = config.block_size, config.n_embd
-    same_texts(sheet, network, "the same text within the window, at any temperature", 3, T - 3)
-    same_texts(sheet, network, "from a single token", 1, T - 1)
+    T, names = network.config.block_size, list(network.state_dict())
+    same_texts(sheet, network, "the same text at any temperature, from a single token", 1, T - 1)
     same_texts(sheet, network, "beyond the window", 5, 2 * T)
     same_texts(sheet, network, "from more tokens than a window holds", T + 7, 9)
     same_texts(sheet, network, "it ends with `stop`", 3, T - 4, stops=True)
     # What was kept of other texts and other weights must be gone.
     enlarge(network, sheet.rng)
     same_texts(sheet, network, "with other weights: nothing is left of the texts before", 4, 9)
-
-    def by_torchs_own(tokens, n_new, temperature, seed):
-        torch.manual_seed(seed)
-        return network.generate(tokens, n_new)
-
-    given = (draw_tokens(sheet.rng, network, 1, 2), 6, 1, 7)
-    sheet.cases("without a generator: by torch's own", by_torchs_own,
-                [(given, write(network, *given))])
-
-    def training(x, y):
-        loss = network(x, y)[1]
-        return [loss.item(), *torch.autograd.grad(loss, list(network.parameters()))]
-
     # Training comes after writing here, so that what generate has left behind would show.
     x, y = draw_tokens(sheet.rng, network, 2, 3, T)
-    loss = loss_by_formula(network, x, y).mean()
-    expected = [loss.item(), *torch.autograd.grad(loss, list(network.parameters()))]
-    sheet.cases("training has the loss and the gradients of the formulas", training,
-                [((x, y), expected)], 1e-4)
-    sheet.line(sorted(network.state_dict()) == names, "a checkpoint holds what it held",
-               f"expected  {names}", f"but came  {sorted(network.state_dict())}")
-    # T tokens once: 2 FLOPs for each weight, and attention's two products.
-    weights = config.n_layer * (4 * C * C + 3 * C * config.n_hidden) + config.vocab_size * C
-    limit = 1.1 * (2 * T * weights + 4 * config.n_layer * T * T * C)
+    sheet.cases("training has the loss and the gradients of the formulas",
+                lambda x, y: with_gradients(network(x, y)[1]),
+                [((x, y), with_gradients(loss_by_formula(network, x, y).mean()))], 1e-4)
+    sheet.cases("a checkpoint holds what it held", lambda: list(network.state_dict()),
+                [((), names)])
+    # T tokens once: a third of what training on them costs, and a tenth more.
+    limit = 1.1 * T * model.training_flops_per_token(network.config) / 3
     with FlopCounterMode(display=False) as counter:
         network.generate(draw_tokens(sheet.rng, network, 1, 3), T - 3)
     cost = counter.get_total_flops()
@@ -147,36 +139,27 @@ def judge_4(sheet):
 
 def judge_16(sheet):
     """Top-k sampling (generate in model.py)."""
+    def draws(k, temperature):
+        drawn = Counter()
+        for _ in range(2000):
+            drawn[network.generate(start, 1, temperature, top_k=k)[0, -1].item()] += 1
+        counts = [drawn[token] for token in ranking[:k]]
+        return np.array(counts), 2000 - sum(counts)
+
     network = draw_model(sheet.rng)
     V = network.config.vocab_size
     same_texts(sheet, network, "without top_k all is as before", 3, 20)
     same_texts(sheet, network, "and with None, stop too", 3, 20, stops=True, top_k=None)
+    same_texts(sheet, network, "top_k=1: the likeliest at every step", 4, 30, top_k=1)
+    same_texts(sheet, network, "and then too `stop` ends it", 4, 30, stops=True, top_k=1)
     start = draw_tokens(sheet.rng, network, 1, 4)
-    # Which tokens are drawn, and how often, as the formula has it.
+    scores = formula(network, start)[0, -1].detach().numpy()
+    ranking = np.argsort(-scores)  # the likeliest token first
     for k, temperature in ((3, 0.3), (7, 3.0), (V + 5, float(sheet.rng.uniform(0.3, 3)))):
-        with torch.no_grad():
-            shares = (formula(network, start)[0, -1] / temperature).softmax(-1).numpy()
-        likeliest = sorted(range(V), key=lambda token: -shares[token])[:k]
-        expected = 2000 * shares[likeliest] / shares[likeliest].sum()
-        what = f"top_k={k} of {V} tokens, temperature {temperature:.1f}: the shares in 2,000 draws"
-        try:
-            drawn = Counter(network.generate(start, 1, temperature, top_k=k)[0, -1].item()
-                            for _ in range(2000))
-        except Exception as error:
-            sheet.line(False, what, where(error))
-            continue
-        counts = np.array([drawn[token] for token in likeliest])
-        by_chance = 6 * np.sqrt(expected) + 6  # hardly ever is a count further off than that
-        right = counts.sum() == 2000 and (abs(counts - expected) < by_chance).all()
-        sheet.line(right, what, f"expected  about {short(expected.round())} of the {k} likeliest",
-                   f"but came  {short(counts)}, and {2000 - counts.sum()} of others")
-
-    def of_one(tokens, temperature, stop):
-        return network.generate(tokens, 30, temperature, stop=stop, top_k=1)
-
-    # With a single token to draw from, chance is out, and the text is that of temperature 0.
-    greedy = write(network, start, 30, 0, 1)
-    stop = greedy[0, -5].item()
-    stopped = write(network, start, 30, 0, 1, stop)
-    sheet.cases("top_k=1: the likeliest at every step, at any temperature; stop ends it", of_one,
-                [((start, 1.7, None), greedy), ((start, 0.6, stop), stopped)])
+        shares = np.exp(scores[ranking[:k]] / temperature)
+        expected = 2000 * shares / shares.sum()
+        most = expected.max()
+        by_chance = 6 * most ** 0.5 + 6  # hardly ever is a count further off than that
+        sheet.cases(f"top_k={k} of {V} tokens, temperature {temperature:.1f}: 2,000 draws of the "
+                    "likeliest, and none of others", draws,
+                    [((k, temperature), (expected, 0))], by_chance / most)

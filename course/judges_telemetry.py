@@ -6,7 +6,8 @@ and a height of its own: no number that a rule holds can fit them all.
 import numpy as np
 
 import telemetry
-from course.sheet import short, where
+from course.sheet import short
+from support.files import need
 
 FIRST = 20  # marks before this interval are not judged
 
@@ -20,40 +21,32 @@ def draw_changes(rng):
     return d, h
 
 def with_spikes(rng):
-    """Changes with spikes and with falls: (d, cells that must be marked, cells that may be)."""
+    """Changes with spikes and falls, and the right marks: 1 at a spike, else 0."""
     d, h = draw_changes(rng)
-    k = d.shape[1]
-    must = np.zeros(d.shape, dtype=bool)
-    for seed in range(len(d)):
-        at = [t for t in range(FIRST, k - 15, 15) if rng.integers(2)]
-        at += [t + 2 for t in at if rng.integers(2)]  # another one two intervals later
-        at += [k - 1]  # and one at the end, where nobody knows the way back
-        for t in at:
-            must[seed, t] = True
-            d[seed, t] += 10 * h[seed, 0]
-            d[seed, t + 1 : t + 2] -= 10 * h[seed, 0]
-        falls = [t for t in range(FIRST + 7, k - 15, 15) if rng.integers(2)]
-        d[seed, falls] -= 10 * h[seed, 0]
-    return d, must, must
+    # None, one spike and the way back, or two of them.
+    kinds = np.array([[0, 0, 0, 0], [1, -1, 0, 0], [1, -1, 1, -1]])
+    events = np.zeros(d.shape)
+    for t in range(FIRST, d.shape[1] - 15, 15):
+        events[:, t : t + 4] = kinds[rng.integers(3, size=len(d))]
+        events[:, t + 7] = -rng.integers(2, size=len(d))  # perhaps a fall
+    events[:, -1] = 1  # a spike at the end, where nobody knows the way back
+    return d + 10 * h * events, events == 1
 
 def with_plateaus(rng):
-    """The same with a stable phase, a steady fall or neither in a curve, and a calm in each."""
+    """Changes with a stable phase, and the right marks: 1 in it, nan where 0 is right too."""
     d, h = draw_changes(rng)
-    must, may = np.zeros(d.shape, dtype=bool), np.zeros(d.shape, dtype=bool)
-    first_kind = rng.integers(3)
-    for seed in range(len(d)):
-        begin = int(rng.integers(45, d.shape[1] - 30))
-        phase = slice(begin, begin + 20)
-        kind = (first_kind + seed) % 3
-        if kind == 0:
-            d[seed, phase] = h[seed] * rng.uniform(-0.05, 0.05, 20)
-            may[seed, phase] = True
-            must[seed, begin + 5 : begin + 20] = True
-        elif kind == 1:
-            d[seed, phase] = -h[seed] * rng.uniform(0.5, 1)
-        calm = int(rng.integers(FIRST + 1, 35))
-        d[seed, calm : calm + 3] = h[seed] * rng.uniform(-0.05, 0.05, 3)
-    return d, must, may
+    marks = np.zeros(d.shape)
+    begin = rng.integers(45, d.shape[1] - 30)
+    phase = slice(begin, begin + 20)
+    # Two curves have a phase, one falls steadily instead, one has neither.
+    d[:2, phase] = h[:2] * rng.uniform(-0.05, 0.05, (2, 20))
+    marks[:2, phase] = 1
+    marks[:2, begin : begin + 5] = np.nan
+    d[2, phase] = -h[2] * rng.uniform(0.5, 1)
+    # And all have three small changes, which are no phase.
+    calm = rng.integers(FIRST + 1, 35)
+    d[:, calm : calm + 3] = h * rng.uniform(-0.05, 0.05, (4, 3))
+    return d, marks
 
 def losses_of(d, rng):
     """Curves with these changes, all above 0, at any height."""
@@ -61,62 +54,53 @@ def losses_of(d, rng):
     lowest = np.abs(d).max(axis=1, keepdims=True) * rng.uniform(0.01, 3)
     return losses - losses.min(axis=1, keepdims=True) + lowest
 
-def marks_line(sheet, what, name, draw, change):
-    """A line: in 25 studies derive marks all cells that it must, and none that it may not.
+def cut(d, marks, rng):
+    """Changes that end where a mark must be; and then something wild may follow."""
+    end = 1 + rng.choice(np.flatnonzero((marks == 1).any(axis=0)))
+    wild = rng.choice([-1, 1], (len(d), rng.choice([0, 60])))
+    wild = 1000 * np.abs(d).max() * wild
+    return np.hstack([d[:, :end], wild]), marks[:, :end]
 
-    change(d, must, rng) cuts the changes off, or adds some, before the losses are made.
-    """
-    planted = found = 0
-    for _ in range(25):
-        d, must, may = draw(sheet.rng)
-        d = change(d, must, sheet.rng)
-        losses = losses_of(d, sheet.rng)
-        try:
-            marks = np.asarray(telemetry.derive(losses.copy())[name], dtype=float)
-        except Exception as error:
-            return sheet.line(False, what, where(error))
-        if marks.shape != losses.shape or not np.isin(marks[~np.isnan(marks)], (0, 1)).all():
-            return sheet.line(False, what, f"expected 1, 0 or nan in the shape {losses.shape}",
-                              f"but came {short(marks)} in the shape {marks.shape}")
-        # What was added at the end is not judged, only what it does to the marks before it.
-        judged = slice(FIRST, min(must.shape[1], d.shape[1]))
-        marked, must, may = marks[:, judged] == 1, must[:, judged], may[:, judged]
-        planted, found = planted + must.sum(), found + (must & marked).sum()
-        wrong = np.argwhere(must & ~marked | marked & ~may)
-        if len(wrong):
-            seed, t = wrong[0]
-            asked = "is to be marked" if must[seed, t] else "is not to be marked"
-            t += FIRST
-            return sheet.line(False, what, f"interval {t} of seed {seed} {asked}; its change is "
-                              f"{short(d[seed, t])}, and those before it are",
-                              short(d[seed, t - 9 : t]))
-    return sheet.line(True, f"{what}: {found} of {planted} planted are found, nothing else")
+def first_wrong(marks, expected, d):
+    """The first wrong one of some marks, in words. expected: nan where anything is right."""
+    marked = marks[:, : expected.shape[1]] == 1
+    wrong = (marked != expected) & ~np.isnan(expected)
+    wrong[:, :FIRST] = False
+    if not wrong.any():
+        return "nothing"
+    seed, t = np.argwhere(wrong)[0]
+    asked = "is to be marked" if expected[seed, t] else "is not to be marked"
+    changes = short(list(d[seed, t - 9 : t + 1]))
+    return f"interval {t} of seed {seed} {asked}; its change is the last of {changes}"
 
 def judge_marks(sheet, name, draw):
-    """The lines on one measure: whole curves, their beginnings, what comes later, more axes."""
-    losses = losses_of(draw(sheet.rng)[0], sheet.rng)
-    if not sheet.line(name in telemetry.derive(losses), f"derive returns {name!r}"):
-        return
+    """Three lines on one measure."""
+    def marks_of(losses):
+        measures = telemetry.derive(losses)
+        need(name in measures, f"derive returns no {name!r}")
+        marks = np.asarray(measures[name], dtype=float)
+        need(np.isin(marks[~np.isnan(marks)], (0, 1)).all(), "there is more than 1, 0 and nan")
+        return marks
 
-    def whole(d, must, rng):
-        return d
+    def wrong_in(study, kind):
+        rng = np.random.default_rng(study)
+        d, expected = draw(rng)
+        if kind == "cut":
+            d, expected = cut(d, expected, rng)
+        losses = losses_of(d, rng)
+        before = losses.copy()
+        marks = marks_of(losses)
+        need((losses == before).all(), "derive changes the losses")
+        if kind == "two":
+            marks = marks_of(np.stack([losses[::-1], losses]))[1]
+        return first_wrong(marks, expected, d)
 
-    def cut(d, must, rng):  # where a mark must be, if any must
-        last = max(np.argwhere(must)[:, 1], default=40)
-        return d[:, : last + 1]
-
-    def wild_later(d, must, rng):
-        wild = 1000 * np.abs(d[:, 9:]).max() * rng.choice([-1, 1], (len(d), 60))
-        return np.hstack([d, wild])
-
-    marks_line(sheet, "curves of any size and height", name, draw, whole)
-    marks_line(sheet, "curves that end at an event", name, draw, cut)
-    marks_line(sheet, "the same whatever comes later", name, draw, wild_later)
-    # A table alone has been judged above; here two of them at once must give the same marks.
-    both = np.stack([losses, losses[::-1]])
-    alone = [np.nan_to_num(telemetry.derive(each)[name]) for each in both]
-    sheet.cases("several tables at once, (2, n, k)",
-                lambda losses: np.nan_to_num(telemetry.derive(losses)[name]), [((both,), alone)])
+    studies = sheet.rng.integers(10**9, size=40).tolist()
+    kinds = {"whole": "curves of any size and height", "two": "two tables at once, (2, n, k)",
+             "cut": "curves that end earlier, or go on in another way"}
+    for kind, what in kinds.items():
+        sheet.cases(f"{name} in {what}: what is wrong?", wrong_in,
+                    [((study, kind), "nothing") for study in studies])
 
 def judge_7(sheet):
     """A spike rule of your own (derive in telemetry.py)."""

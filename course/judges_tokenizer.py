@@ -6,8 +6,8 @@ from unittest.mock import patch
 import numpy as np
 
 import tokenizer
-from course.sheet import ROOT, finished_run
-from support.files import InputError, need
+from course.sheet import ROOT, finished_run, run_means
+from support.files import need
 
 AS_GIVEN = re.compile(  # CHUNK before any exercise
     r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]{1,64}| ?\d{1,64}| ?(?:[^\s\w]|_){1,64}"
@@ -31,22 +31,20 @@ def judge_1(sheet):
     def cut(chunk):
         return [" ", chunk[1:]] if re.fullmatch(r" [^\W\d_]+", chunk) else [chunk]
 
+    def with_space(path):  # (what was made with another CHUNK than the present one is not loaded)
+        pieces = tokenizer.BPETokenizer.load(ROOT / path).pieces
+        return [piece for piece in pieces if re.match(rb" [a-z]", piece)]
+
     sheet.cases("a space before a word is a chunk of its own, all else is cut as it was",
                 lambda text: tokenizer.CHUNK.findall(text), draw_texts(sheet.rng, cut))
     # The run, and two numbers that its report shows.
-    means = finished_run(sheet, "words")
-    if means is None:
-        return
-    try:
-        run_of = tokenizer.BPETokenizer.load(ROOT / "runs" / "words" / "tokenizer.json")
-        sheet.line(not any(re.match(rb" [a-z]", piece) for piece in run_of.pieces),
-                   "it was run with words without their space", "it knows words with their space")
-    except InputError as error:
-        sheet.line(False, "it was run with the present CHUNK", error)
-    sheet.number("runs/words: the mean validation loss at the end, to two decimals?",
-                 means["val_loss"][-1], 0.0051)
-    sheet.number("runs/words: the mean bits_per_byte at the end, to two decimals?",
-                 means["bits_per_byte"][-1], 0.0051)
+    if finished_run(sheet, "words"):
+        sheet.cases("it was run so: no token is a word with its space", with_space,
+                    [(("runs/words/tokenizer.json",), [])])
+        sheet.number("runs/words: the mean validation loss at the end, to two decimals?",
+                     run_means("words", "val_loss")[-1], 0.0051)
+        sheet.number("runs/words: the mean bits_per_byte at the end, to two decimals?",
+                     run_means("words", "bits_per_byte")[-1], 0.0051)
 
 def judge_10(sheet):
     """Digits one by one (CHUNK in tokenizer.py)."""
@@ -61,33 +59,28 @@ def judge_10(sheet):
                 draw_texts(sheet.rng, cut))
     # Sums, in which pairs of digits are frequent: as given, they become tokens.
     sums = [f"{a} + {b} = {a + b}" for a, b in sheet.rng.integers(100, 1000, (400, 2))]
-    learned = tokenizer.BPETokenizer.train(sums, 400)
-    pairs = [piece for piece in learned.pieces if re.search(rb"\d\d", piece)]
-    sheet.line(not pairs, "from sums no token of two digits is learned", f"but {pairs[:5]}")
+    now = tokenizer.BPETokenizer.train(sums, 400).encode(sums[0])
     with patch.object(tokenizer, "CHUNK", AS_GIVEN):
-        before = len(tokenizer.BPETokenizer.train(sums, 400).encode(sums[0]))
-    print(f"       {sums[0]!r}: {before} tokens with digits together, "
-          f"{len(learned.encode(sums[0]))} one by one")
+        before = tokenizer.BPETokenizer.train(sums, 400).encode(sums[0])
+    print(f"       {sums[0]!r}, learned from sums: {len(now)} tokens, and {len(before)} before")
 
 def draw_merges(rng):
     """(text, [pair -> how often it occurs] before each of three merges, none of them a tie)."""
+    syllables = [rng.choice(list("mnrst")) + rng.choice(list("aeio")) for _ in range(4)]
+    # Four syllables make six words, so that some pairs of letters come often.
+    words = ["".join(rng.choice(syllables, 2)) for _ in range(6)]
+    chunks = [list(words[0])] + [["_", *word] for word in words[1:]]
     steps = []
-    while len(steps) < 3:
-        syllables = [rng.choice(list("mnrst")) + rng.choice(list("aeio")) for _ in range(4)]
-        # Four syllables make six words, so that some pairs of letters come often.
-        words = ["".join(rng.choice(syllables, 2)) for _ in range(6)]
-        chunks = [list(words[0])] + [["_", *word] for word in words[1:]]
-        steps = []
-        for _ in range(3):
-            counts = Counter()
-            for chunk in chunks:
-                counts.update(f"{a}+{b}" for a, b in zip(chunk, chunk[1:]))
-            (best, n), (_, second) = counts.most_common(2)
-            if n == second:
-                break  # a tie: draw another text
-            steps.append(counts)
-            chunks = [tokenizer.merge(chunk, best.split("+"), best.replace("+", ""))
-                      for chunk in chunks]
+    for _ in range(3):
+        counts = Counter()
+        for chunk in chunks:
+            counts.update(f"{a}+{b}" for a, b in zip(chunk, chunk[1:]))
+        (best, n), (_, second) = counts.most_common(2)
+        if n == second:
+            return draw_merges(rng)  # a tie: another text
+        steps.append(counts)
+        pair, joined = best.split("+"), best.replace("+", "")
+        chunks = [tokenizer.merge(chunk, pair, joined) for chunk in chunks]
     return " ".join(words), steps
 
 def judge_14(sheet):
@@ -98,11 +91,10 @@ def judge_14(sheet):
     text, steps = draw_merges(np.random.default_rng(int(number)))
     print(f"       Text {number}:   {text}\n       Write a merge as left+right, a space as _: m+o "
           "or _+mo. None of the three is a tie.")
-    answers = sheet.answers or sheet.ask("Three merges, a space between:").split()
-    for i, counts in enumerate(steps):
-        came = answers[i] if i < len(answers) else "nothing"
+    for place, counts in zip(("first", "second", "third"), steps):
+        came = sheet.ask(f"The {place} merge?")
         most = max(counts.values())
-        sheet.line(counts[came] == most, f"merge {i + 1}: {came}", f"after the right merges before "
-                   f"it, it stands there {counts[came]} times, and another pair {most} times")
+        sheet.line(counts[came] == most, f"the {place} merge: {came}", "after the right merges "
+                   f"it stands there {counts[came]} times, and another pair {most} times")
     if sheet.failed:
         print(f"       The same text again: python -m course.judge 14 {number} and three merges")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from support.files import InputError, read_json, read_records
+from support.files import InputError, read_json
+from support.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,68 +32,50 @@ class Sheet:
         return bool(right)
 
     def cases(self, what, call, cases, tolerance=0.0):
-        """One line for all [(given, expected)]: call(*given) must be what is expected.
-
-        The student's function gets copies, and must leave them as they are.
-        """
+        """One line for all [(given, expected)]: call(*given) must be what is expected, or raise it,
+        and leave what is given (a copy) as it is. Returns whether all are right."""
         for given, expected in cases:
             mine = copy.deepcopy(given)
-            why = [f"given     {short(given)}", f"expected  {short(expected)}"]
             try:
                 came = call(*mine)
-                if not alike(came, expected, tolerance):
-                    return self.line(False, what, *why, f"but came  {short(came)}")
+                why = f"but came  {short(came)}"
+                if alike(came, expected, tolerance):
+                    if alike(mine, given):
+                        continue
+                    why = f"and came, but what was given is now {short(mine)}"
             except (Exception, SystemExit) as error:
-                return self.line(False, what, *why, f"but       {where(error)}")
-            if not alike(mine, given):
-                return self.line(False, what, "the result is right, but the input was changed",
-                                 why[0], f"and is now {short(mine)}")
-        return self.line(True, what)
-
-    def refuses(self, what, call, values):
-        """One line: call(value) must raise an InputError, a sentence for the user, every time."""
-        for value in values:
-            try:
-                call(value)
-                return self.line(False, what, f"{value!r} was taken")
-            except InputError:
-                pass
-            except Exception as error:
-                return self.line(False, what, f"{value!r}: expected an InputError, but came",
-                                 where(error))
+                if type(error) is expected:
+                    continue
+                why = f"but       {where(error)}"
+            return self.line(False, what, f"given     {short(given)}",
+                             f"expected  {short(expected)}", why)
         return self.line(True, what)
 
     def ask(self, question):
         """An answer: the next one from the command line, else typed or piped; "" if none comes."""
         if self.answers:
             return self.answers.pop(0)
-        print(f"  {question} ", end="", flush=True)
-        answer = sys.stdin.readline().strip()
-        if not sys.stdin.isatty():
-            print(answer)  # a terminal has shown it already
-        return answer
+        print(f"  {question}", flush=True)
+        return sys.stdin.readline().strip()
 
     def number(self, question, expected, tolerance):
         """A line for a question whose answer is a number. (A NOT does not tell it: then the next
         try would be no answer either.)"""
         answer = self.ask(question)
-        came = f"{answer} is not right"
         try:
-            right = abs(float(answer.replace(",", ".")) - expected) <= tolerance
+            came = float(answer.replace(",", "."))
         except ValueError:
-            right, came = False, "expected a number; answers can also follow the exercise's number"
-        return self.line(right, question, came)
+            came = np.nan
+        self.line(abs(came - expected) <= tolerance, question, f"expected the right number, but "
+                  f"came {answer!r}; answers can also follow the exercise's number")
 
 def alike(came, expected, tolerance=0.0):
     """Whether two results agree: numbers to a tolerance relative to the largest one expected."""
-    if expected is None or isinstance(expected, (str, bool)):
-        return came == expected and type(came) is type(expected)
-    if isinstance(expected, dict):
-        return came.keys() == expected.keys() and all(
-            alike(came[key], expected[key], tolerance) for key in expected)
     if isinstance(expected, (list, tuple)):
-        pairs = list(zip(came, expected))
-        return len(came) == len(expected) == sum(alike(*pair, tolerance) for pair in pairs)
+        pairs = zip(came, expected)
+        return len(came) == len(expected) and all(alike(*pair, tolerance) for pair in pairs)
+    if not isinstance(expected, (int, float, np.ndarray, torch.Tensor)):
+        return came == expected
     came, expected = np.asarray(came, dtype=float), np.asarray(expected, dtype=float)
     if came.shape != expected.shape:
         return False
@@ -101,52 +84,46 @@ def alike(came, expected, tolerance=0.0):
 
 def short(x):
     """A value as a line for a reader."""
-    if isinstance(x, torch.Tensor):
-        x = x.detach().numpy()
-    if isinstance(x, (np.ndarray, np.generic)):
-        return np.array2string(np.asarray(x), precision=6, threshold=40, edgeitems=6)
-    if isinstance(x, (tuple, list)) and x and not isinstance(x[0], str):
-        return ", ".join(short(each) for each in x)
-    text = repr(x)
-    return text if len(text) < 300 else text[:300] + " and so on"
+    if isinstance(x, (tuple, list)) and x:
+        text = ", ".join(map(short, x))
+    elif isinstance(x, (np.ndarray, np.generic, torch.Tensor)):
+        text = np.array2string(np.asarray(x), precision=6, threshold=40, edgeitems=6)
+    else:
+        text = repr(x)
+    return text if len(text) < 500 else text[:500] + " and so on"
 
 def where(error):
     """An error for a student: what, and the last line of a chapter that led to it."""
     text = f"{type(error).__name__}: {error}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename).resolve()
-        if path.parent in (ROOT, ROOT / "support"):
+        if path.parent == ROOT:
             return f"{text}\n  in {path.name}, line {frame.lineno}, {frame.name}: {frame.line}"
     return text
 
 # ---------------------------------------------------------------- what a run has left behind
 
 def finished_run(sheet, name, **settings):
-    """A line: runs/NAME is whole, and of classroom. Returns column -> means over seeds, or None."""
-    words = "".join(f", {key} {value}" for key, value in settings.items())
-    what = f"runs/{name} is a finished run of classroom{words}"
-    try:
-        config = read_json(ROOT / "runs" / name / "config.json")
-        rows = read_records(ROOT / "runs" / name / "metrics.csv")
-    except InputError as error:
-        sheet.line(False, what, error)
-        return None
-    found = {key: config.get(key) for key in ("preset", *settings)}
-    expected = len(config["seeds"]) * (config["total_tokens"] // config["interval_tokens"] + 1)
-    right = found == {"preset": "classroom", **settings} and len(rows) == expected
-    if not sheet.line(right, what, f"it has {len(rows)} of {expected} measurements, and {found}"):
-        return None
-    means = {}
-    for column in ("tokens_seen", "val_loss", "bits_per_byte", "learning_rate"):
-        by_interval = {}
-        for row in rows:
-            by_interval.setdefault(int(row["interval"]), []).append(float(row[column]))
-        means[column] = np.array([np.mean(by_interval[i]) for i in sorted(by_interval)])
-    return means
+    """A line: runs/NAME is a whole run of classroom with these settings. Returns whether it is."""
+    asked = {"preset": "classroom", **settings}
 
-def ask_turn(sheet, name, means):
+    def found(folder):
+        config = read_json(folder / "config.json")
+        losses = read_table(folder / "metrics.csv")[0]
+        n_intervals = config["total_tokens"] // config["interval_tokens"] + 1
+        whole = losses.shape == (len(config["seeds"]), n_intervals)
+        return {key: config.get(key) for key in asked}, whole
+
+    return sheet.cases(f"runs/{name} has these settings, and is finished", found,
+                       [((ROOT / "runs" / name,), (asked, True))])
+
+def run_means(name, column):
+    """Means over the seeds of runs/NAME, one for each interval."""
+    return read_table(ROOT / "runs" / name / "metrics.csv", column)[0].mean(axis=0)
+
+def ask_turn(sheet, name):
     """Two questions that whoever has looked at the run's report can answer."""
-    loss = means["val_loss"]
+    loss = run_means(name, "val_loss")
     lowest = int(loss.argmin())
     sheet.number(f"runs/{name}: the interval of the lowest mean validation loss?", lowest, 0)
     sheet.number(f"runs/{name}: by how many nats is it higher at the end, to two decimals?",
