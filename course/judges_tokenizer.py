@@ -90,11 +90,10 @@ def judge_14(sheet):
     need(number.isdecimal(), "exercise 14 takes the number of a text, and then three merges")
     text, steps = draw_merges(np.random.default_rng(int(number)))
     print(f"       Text {number}:   {text}\n       Write a merge as left+right, a space as _: m+o "
-          "or _+mo. None of the three is a tie.")
+          "or _+mo. None of the three is a tie.\n"
+          f"       The same text again: python -m course.judge 14 {number}")
     for place, counts in zip(("first", "second", "third"), steps):
         came = sheet.ask(f"The {place} merge?")
         most = max(counts.values())
         sheet.line(counts[came] == most, f"the {place} merge: {came}", "after the right merges "
                    f"it stands there {counts[came]} times, and another pair {most} times")
-    if sheet.failed:
-        print(f"       The same text again: python -m course.judge 14 {number} and three merges")

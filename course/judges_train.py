@@ -1,6 +1,6 @@
 """The judges of what changes in train.py: exercise 5, and 19, which changes model.py too."""
 import contextlib, copy, math, tempfile
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +60,10 @@ def draw_rate(rng, schedule):
 
 def rates_used(schedule):
     """What the optimizer is told at every step of a training."""
-    used = []
-
     def note(optimizer, *more):
         used.append(optimizer.param_groups[0]["lr"])
 
+    used = []
     with register_optimizer_step_pre_hook(note):
         trained(train.StudyConfig(**SMOKE, schedule=schedule))
     return np.array(used)
@@ -91,7 +90,7 @@ def judge_5(sheet):
                 [(("schedule", word), InputError) for word in others])
     for word in ("constant", "warmup"):
         config = train.StudyConfig(**SMOKE)
-        settings = asdict(config) | {"schedule": word}
+        settings = {**vars(config), "schedule": word}
         starts = range(0, config.total_tokens, config.tokens_per_step)
         rates = [rate(tokens, settings) for tokens in starts]
         sheet.cases(f"a seed is trained by the rates of {word!r}", rates_used,
