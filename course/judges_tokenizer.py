@@ -74,12 +74,15 @@ def draw_merges(rng):
     for _ in range(3):
         counts = Counter()
         for chunk in chunks:
-            counts.update(f"{a}+{b}" for a, b in zip(chunk, chunk[1:]))
-        (best, n), (_, second) = counts.most_common(2)
-        if n == second:
-            return draw_merges(rng)  # a tie: another text
+            for left, right in zip(chunk, chunk[1:]):
+                counts[f"{left}+{right}"] += 1
+        most = max(counts.values(), default=0)
+        best = [pair for pair in counts if counts[pair] == most]
+        if len(best) != 1:
+            return draw_merges(rng)  # a tie, or no pair is left: another text
         steps.append(counts)
-        pair, joined = best.split("+"), best.replace("+", "")
+        pair = best[0].split("+")
+        joined = "".join(pair)
         chunks = [tokenizer.merge(chunk, pair, joined) for chunk in chunks]
     return " ".join(words), steps
 

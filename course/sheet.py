@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from support.files import InputError, read_json
+from support.files import read_json
 from support.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
