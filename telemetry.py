@@ -36,7 +36,8 @@ from scipy.signal import detrend as without_line  # each row less its own least-
 import stats
 from stats import ALPHA, SdRatio
 from support.figures import Line, line_chart, token_axis
-from support.files import need, printable, read_json, read_records, write_csv, write_whole
+from support.files import (InputError, need, printable, read_json, read_records, write_csv,
+                           write_whole)
 from support.page import (answer_box, columns, details, figure, listing, number, p_text, paragraphs,
                           quote, subsection, table, write_page)
 from support.runs import Metrics, left_out, read_config, read_metrics, read_window_losses
@@ -612,7 +613,9 @@ def figures(run):
     unit, x_label = token_axis(run.tokens[-1])
     x, best, mean = run.tokens / unit, run.minimum(), run.mean()
     # Epochs stand below the tokens, and points tell their numbers.
-    more = {"points": True, "second": ("epochs", run.epochs[-1] / x[-1])}
+    more = {"points": True}
+    if np.isfinite(run.epochs[-1]):
+        more["second"] = "epochs", run.epochs[-1] / x[-1]
     both = [Line("training", x, run.train_loss.mean(axis=0)), Line("validation", x, mean, "bold")]
     mark = x[best], mean[best], f"lowest: {mean[best]:.3f}"
     losses = seed_lines(run, run.loss, unit)
@@ -675,9 +678,12 @@ def stories(run):
     """HTML of samples.json, a story by the best and one by the last checkpoint, if it is there."""
     path, html = run.folder / "samples.json", ""
     samples = read_json(path) if path.exists() else {}
-    for name, sample in samples.items():
-        html += paragraphs(f"By the {name} checkpoint of seed {sample['seed']}, interval "
-                           f"{sample['interval']}:") + quote(sample["story"])
+    try:
+        for name, sample in samples.items():
+            html += paragraphs(f"By the {name} checkpoint of seed {sample['seed']}, interval "
+                               f"{sample['interval']}:") + quote(sample["story"])
+    except (AttributeError, TypeError, KeyError):
+        raise InputError(f"{path} is damaged; remove it, and the report has no stories") from None
     return html
 
 def what_was_done(run):
@@ -774,8 +780,11 @@ def compare(folders):
     need(len(set(names)) == len(names), "two of the folders have one name; rename one")
     runs = [read_run(folder) for folder in folders]
     # Tokens of other tokenizers are other tokens: then losses are compared in bits a byte.
+    # (An old config.json has no sum of its tokenizer, but the size of its vocabulary.)
     unit = "nats"
-    if len({run.config.get("tokenizer_sha256") for run in runs} - {None}) > 1:
+    sums, sizes = [{run.config.get(name) for run in runs} - {None}
+                   for name in ("tokenizer_sha256", "vocab_size")]
+    if len(sums) > 1 or len(sizes) > 1:
         unit = "bits per byte"
         for run in runs:
             need(np.isfinite(run.bits).all(), f"{run.folder} has no bits per byte to compare")

@@ -1154,6 +1154,9 @@ def test_telemetry_compares_runs():
     same(float(table["the same in bits per byte"][1]), Y.mean(0).min() / 2)
     bits = "\n".join(telemetry.compare([at / "three", at / "one"]))
     assert "loss at the end: 1.75 bits per byte (95 %" in bits and "nats" not in bits, bits
+    run_folder(at / "four", Z, vocab_size=257)  # as of old: no sum of the tokenizer
+    run_folder(at / "five", Y, vocab_size=300)
+    assert "nats" not in "\n".join(telemetry.compare([at / "four", at / "five"]))
     arm = shutil.copytree(HERE / "results" / "classroom", at / "classroom")
     arms = "\n".join(telemetry.compare([arm, HERE / "results" / "fresh"]))
     assert "0.480 nats" in arms and "t(5) = 32." in arms, arms

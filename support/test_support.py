@@ -301,6 +301,15 @@ def test_support_damaged_runs_are_one_sentence():
         windows.write_bytes(content)
         refused(lambda: telemetry.write_report(at), "val_windows.npy")
     windows.unlink()
+    samples = at / "samples.json"
+    for content in ("[]", '{"best": 5}', '{"best": {}}'):
+        samples.write_text(content, encoding="utf-8")
+        refused(lambda: telemetry.write_report(at), "samples.json is damaged")
+    samples.unlink()
+    # What is missing altogether is nan, and a report can do without.
+    table.write_text(right[table].replace("epochs", "x"), encoding="utf-8")
+    assert "after – epochs" in telemetry.write_report(at)[0]
+    table.write_text(right[table], encoding="utf-8")
     config.unlink()
     refused(lambda: telemetry.write_report(at), "no config.json")
     refused(lambda: telemetry.write_report(at / "figures"), "metrics.csv")
