@@ -527,6 +527,11 @@ def test_train_never_mixes_two_runs():
     text, _ = train.open_run(SHORT, at)
     (at / "seed_101").mkdir()
     refused(lambda: train.open_run(other, at), "peak_lr (was 0.004, now 0.001)", "--restart")
+    with contextlib.suppress(OSError):  # (Windows asks for a right to make links)
+        at.with_name("link").symlink_to(at, target_is_directory=True)
+        refused(lambda: train.open_run(other, at.with_name("link"), True), "a link")
+    with patch.object(Path, "cwd", return_value=at.resolve() / "seed_101"):
+        refused(lambda: train.open_run(other, at, True), "the folder that you are in")
     said(train.open_run, other, at, True)
     assert not (at / "seed_101").exists() and (at.with_name("run.old1") / "seed_101").exists()
     train.train_seed(other, 101, text, at)

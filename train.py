@@ -396,9 +396,8 @@ def check_settings(config):
 def one_thread():
     """Make this process compute with one thread, and keep the memory that it has."""
     torch.set_num_threads(1)  # KEEP: another number of threads adds in another order
-    # Linux's malloc gives large blocks back to the system and gets them anew, cleared page by page,
-    # at every step, until it has seen one of almost 32 MiB freed (mallopt(3), dynamic threshold).
-    # So one is made here and freed at once: 4 % faster on two busy cores.
+    # Linux's malloc gives large blocks back and gets them anew, cleared page by page, each step,
+    # until it has seen one of almost 32 MiB freed (mallopt(3)). So one is: 4 % on two busy cores.
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 # ---------------------------------------------------------------- what survives
@@ -548,6 +547,9 @@ def open_run(config, out, restart=False):
         "instructions": torch.backends.cpu.get_cpu_capability()}
     # Is it the same? Then it goes on; if there is none, or it was put aside, a new one begins.
     if old and restart:
+        need(not out.is_symlink() and not Path.cwd().is_relative_to(out.resolve()),
+             f"--restart cannot rename {out}, a link or the folder that you are in; name the run's "
+             "folder itself, from outside")
         put_aside(out.resolve())
     elif old:
         different = differences(described, old)
