@@ -674,7 +674,7 @@ def summary(run):
             f"and was lowest, {number(mean[best])}, at interval {run.intervals[best]}, after "
             f"{number(run.epochs[best])} epochs; at the end it stood at {number(mean[-1])}.")
 
-def stories(run):
+def two_stories(run):
     """HTML of samples.json, a story by the best and one by the last checkpoint, if it is there."""
     path, html = run.folder / "samples.json", ""
     samples = read_json(path) if path.exists() else {}
@@ -717,7 +717,7 @@ def report_sections(run, found, drawings):
         "What happened": columns(figure(*drawings["loss_by_seed"]),
                                  figure(*drawings["volatility"]), even=True),
         "The tests": details("Repeated-measures ANOVA, variable by variable", tests),
-        "Two stories": stories(run),
+        "Two stories": two_stories(run),
     }
 
 def write_report(folder, **rules):

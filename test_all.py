@@ -112,7 +112,8 @@ def whole_run():
     """The folder of a small study trained in this process, seed after seed, and never stopped."""
     at = folder()
     for seed in SMOKE.seeds:
-        assert not command("train.py", "--seed", seed, *TINY_RUN, "--out", at)[1]
+        out, status = command("train.py", "--seed", seed, *TINY_RUN, "--out", at)
+        assert not status and f"Seed {seed} is complete" in out, out
     out, status = command("run_all.py", *TINY_RUN, "--workers", 0, "--out", at)
     assert not status and "report.html" in out, out
     return at
@@ -549,7 +550,7 @@ def test_train_never_mixes_two_runs():
     refused(lambda: train.open_run(other, at), "model.py (was of another file")
     for damaged, word in (("{", "damaged"), ("[]", "not of this program")):
         (at / "config.json").write_text(damaged, "utf-8")
-        refused(lambda: train.open_run(other, at), "config.json", word)
+        refused(lambda: train.open_run(other, at, True), "config.json", word, "--out")
         assert (at / "config.json").read_text("utf-8") == damaged
 
 def test_train_knows_which_code_was_loaded():

@@ -9,8 +9,8 @@ often. What is frequent ends up as one token (" the"), what is rare stays in pie
     python tokenizer.py show tok.json "Once upon a time"       ids and pieces
 
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019, "GPT-2" (of bytes). In all
-chapters KEEP marks what results rest on, EXERCISE what a class changes (course/README.md). The
-judge of exercise N is `python test_all.py exercise N`.
+chapters KEEP marks what results rest on, EXERCISE what a class changes (course/README.md). Where
+exercise N has a judge, `python test_all.py exercise N` asks it.
 """
 from support.program import Parser, run  # first: from here on Ctrl-C prints no traceback
 import heapq, json, re

@@ -303,7 +303,7 @@ def train_step(model, optimizer, x, y, rate, config):
     # A few windows at a time; their gradients, weighted by their share, add up to that of all.
     n = config.micro_batch_size
     for part_x, part_y in zip(x.split(n), y.split(n)):
-        _, loss = model(part_x, part_y)
+        loss = model(part_x, part_y)[1]  # (the scores, 8 MB, go at once: kept, they cost 2 %)
         loss = loss * (len(part_x) / len(x))
         loss.backward()
         total += loss.item()
@@ -505,10 +505,13 @@ def settings_and_code(config):
 
 def read_config(out):
     """config.json of the folder `out`; {} if there is none. InputError if it is not of a run."""
-    path = out / "config.json"
-    config = read_json(path) if path.exists() else {}
+    path, advice = out / "config.json", "choose another folder with --out, or move this one away"
+    try:
+        config = read_json(path) if path.exists() else {}
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from None
     need(config == {} or isinstance(config, dict) and "train.py" in config,
-         f"{path} is not of this program; choose another folder with --out")
+         f"{path} is not of this program; {advice}")
     return config
 
 # What may change without making another run: the name of a file, say, or the machine.
@@ -696,6 +699,7 @@ def main():
     text, _ = open_run(config, out, args.restart)
     with telling_how_to_go_on(args):
         train_seed(config, seed, text, out, print_row)
+    print(f"Seed {seed} is complete: {out / f'seed_{seed}'}")
 
 if __name__ == "__main__":
     support.program.run(main)

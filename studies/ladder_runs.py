@@ -89,8 +89,8 @@ class Rows:
 
     def add(self, job, text, points, seconds):
         """Write the row of a finished job, and before it its points: a row has them all."""
-        # (Of a row that was lost while its points were kept, the points come anew.)
         name, rung, vocab_size = job.row(), job.rung, text.vocab_size
+        # (A power cut between the two files leaves points without their row: they come anew.)
         self.points = [point for point in self.points if point["row"] != name]
         self.points += [{"row": name, **point} for point in points]
         # The result is the test loss of the weights that did best on the validation text.

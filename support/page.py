@@ -35,7 +35,8 @@ def p_text(p):
 # ---------------------------------------------------------------- parts of a page
 
 def escape(text):
-    return html.escape(printable(str(text)))
+    """Text that is no HTML, and whose "95 %" is never torn apart at the end of a line."""
+    return html.escape(printable(str(text))).replace(" %", "\N{NO-BREAK SPACE}%")
 
 def paragraphs(*texts):
     return "".join(f"<p>{escape(text)}</p>\n" for text in texts)

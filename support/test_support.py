@@ -180,6 +180,7 @@ def test_support_pages_show_numbers_as_people_write_them():
     path = folder() / "a.html"
     page.write_page(path, "a < b", {"One": page.paragraphs("<b>\x1b"), "None": ""})
     text = path.read_text(encoding="utf-8")
+    assert page.escape("95 % <") == "95\N{NO-BREAK SPACE}% &lt;"
     assert "&lt;b&gt;\\x1b" in text and "None" not in text and "<h1>a &lt; b</h1>" in text
 
 def test_support_uses_as_many_cores_as_a_container_may():
