@@ -328,11 +328,11 @@ def test_support_knows_whether_a_process_can_be_started():
 def test_support_hears_of_a_worker_that_dies_early():
     """A worker that ends before it has touched its pipe is heard of, even if the pipe stays open,
     as it does on Windows."""
-    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    # (The end of its output stands for the handle by which multiprocessing waits for a process.)
-    running = {receiver: (101, Mock(sentinel=dead.stdout.fileno()))}
+    pipe = multiprocessing.get_context("spawn").Pipe
+    receiver, sender = pipe(duplex=False)
+    sentinel, alive = pipe(duplex=False)  # (stands for that by which one waits for a process)
+    alive.close()
+    running = {receiver: (101, Mock(sentinel=sentinel))}
     assert workers.hear(running) == [(receiver, None)]
     sender.send("a sentence")
     assert workers.hear(running) == [(receiver, "a sentence")]
-    dead.communicate()
