@@ -112,23 +112,23 @@ def draw_axes(x_axis, y_axis, x_label, y_label, second):
 
 def draw_line(line, x_axis, y_axis, stroke, colour, points):
     """The parts of one line: its pieces (nan cuts it), and its points with their titles."""
-    parts, piece = [], []
+    pieces, circles = [[]], []
     for i, (x, y) in enumerate(zip(line.x, line.y)):
         place = x_axis.place(x), y_axis.place(y)
         if not np.isfinite(place).all():
-            parts.append(polyline(" ".join(piece), stroke))
-            piece = []
+            pieces.append([])
             continue
-        piece.append(f"{place[0]:.1f},{place[1]:.1f}")
+        pieces[-1].append(f"{place[0]:.1f},{place[1]:.1f}")
         if points or line.style == "dots":
             title = line.titles[i] if line.titles else f"{line.name}: {y:.4g} at {x:.4g}"
             seen = 'fill-opacity="0"' if line.style != "dots" else f'fill="{colour}"'
             size = 5 if line.style == "dots" else 7
-            parts.append(f'<circle cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="{size}" {seen}>'
-                         f"<title>{html.escape(title)}</title></circle>")
-    if line.style != "dots":
-        parts.insert(0, polyline(" ".join(piece), stroke))
-    return parts
+            circles.append(f'<circle cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="{size}" {seen}>'
+                           f"<title>{html.escape(title)}</title></circle>")
+    if line.style == "dots":
+        return circles
+    # (The circles come last, on top, so that the pointer finds them.)
+    return [polyline(" ".join(piece), stroke) for piece in pieces] + circles
 
 def stroke_of(line, place):
     """(colour, stroke) of a line that is the `place`-th of those with colours."""

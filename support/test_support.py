@@ -143,11 +143,13 @@ def test_support_figures_are_whole_and_point_the_right_way():
     missing = figures.Line("mean <all>", x, x * np.nan, "bold")
     flat = figures.Line("flat", x, np.ones(30), "dots")
     up = figures.Line("up", x, x**2)
+    gap = figures.Line("gap", x, np.where(x == 9, np.nan, x), "dots")
     for drawing in (figures.line_chart([*grey, missing], "x", "y & z"),
                     figures.line_chart([flat], "x", "y", ("epochs", 2.5), log_y=True),
                     figures.line_chart([up, missing], "x", "y", log_x=True, mark=(3, 4, "<"))):
         root = xml.etree.ElementTree.fromstring(drawing)
         assert root.tag.endswith("svg") and not re.search(r"\bnan\b", drawing)
+    assert f'stroke="{figures.COLOURS[0]}"' not in figures.line_chart([gap], "x", "y")  # no line
     drawing = figures.line_chart([up], "x", "y", points=True)
     points = re.search(f'points="([^"]*)" stroke="{figures.COLOURS[0]}"', drawing)[1].split()
     (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in (points[0], points[-1]))
@@ -157,7 +159,7 @@ def test_support_figures_are_whole_and_point_the_right_way():
     powers = figures.Line("p", 10.0 ** np.arange(5), np.array([1, 10, np.nan, 1000, 1e4]))
     drawing = figures.line_chart([powers], "x", "y", log_x=True, log_y=True, mark=(10, 10, "here"))
     pieces = re.findall(f'points="([^"]*)" stroke="{figures.COLOURS[0]}"', drawing)[:2]
-    places = [float(n) for piece in reversed(pieces) for n in re.split("[ ,]", piece)]
+    places = [float(n) for piece in pieces for n in re.split("[ ,]", piece)]
     x, y = np.diff(places[::2]), np.diff(places[1::2])
     assert len(pieces) == 2 and np.ptp(x / [1, 2, 1]) < 0.2 and np.ptp(y / [1, 2, 1]) < 0.2, places
     assert f'<circle cx="{places[2]}" cy="{places[3]}" r="6"' in drawing
