@@ -7,8 +7,8 @@ an MLP. Its public notebook tells how the runs were made. Here they are made aga
 seeds, and their cost is counted in three ways.
 
     python -m studies.ladder                       small version, embedded stories: three minutes
-    python -m studies.ladder --part baseline       the four published models, five seeds: 3 hours
-    python -m studies.ladder --part baseline sweep positions words beyond       20 core-hours
+    python -m studies.ladder --part baseline       the four published models: 5 core-hours
+    python -m studies.ladder --part baseline sweep positions words beyond       22 core-hours
     python -m studies.ladder --report_only         tables and figures of the rows that are there
 
 What is special about this study, and differs from train.py: **one prediction a window**. A sample
@@ -99,7 +99,7 @@ def dropout(x, training):
 
 class Flat(nn.Module):
     """linear: the embeddings of the window side by side and one matrix to the scores.
-    mlp: two hidden ReLU layers between, each with dropout (Bengio et al. 2003).
+    mlp: two hidden ReLU layers between, each with dropout (Bengio et al. 2003: one of tanh).
 
     Each place of the window has weights of its own, so beyond the embedding what is learned of
     one place helps in no other; and a window passes through every weight exactly once.
@@ -442,7 +442,7 @@ def count_parameters(rung, vocab_size):
 
 # ---------------------------------------------------------------- 6. What is run
 PARTS = ["baseline", "sweep", "positions", "words", "beyond"]
-SEEDS = [101, 202, 303, 404, 505]  # of baseline and sweep; the other parts take longer and have
+SEEDS = [101, 202, 303, 404, 505]  # of baseline and sweep; positions and words take longer and have
 FEWER = SEEDS[:3]  # these
 BUDGET = 1e13  # operations for each model with a loss at every position
 

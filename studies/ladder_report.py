@@ -200,6 +200,8 @@ class Claim:
     def row(self):
         """The claim as a row of a table: what was published, ours with its interval, a verdict."""
         enough = min(len(self.first), len(self.second)) > 1
+        # (Not as pairs, though both may have the same seeds: other models draw other numbers from
+        # a seed. With pairs the verdicts on sweeps and positions are the same.)
         test = stats.welch(self.first, self.second) if enough else None
         numbers = [test.difference, test.low, test.high] if test else [math.nan] * 3
         p = page.p_text(test.p) if test else ""
@@ -230,7 +232,7 @@ def cost_claims(rows, points, published):
         for count, loss in zip(("as published", "as needed", "as executed"), at_budgets(curve)):
             claims.append(Claim(f"attention - {model} at what attention costs {count}",
                                 losses(select(rows, **attention)), loss))
-    # Last, all trained as such models are always trained, at one cost.
+    # Last, with a loss at every position, as transformers usually have it, at one cost.
     every = every_position(rows)
     for model in TRAINED_ON:
         first, second = [losses(best_batch(every.get(name, {}))) for name in ("attention", model)]
@@ -250,6 +252,7 @@ def sweep_claims(rows, published):
     """More layers, more heads, more context; rotary positions for learned ones."""
     claims = []
     for model, column, unit, values in (("transformer", "layers", "layers", ["2", "3", "4"]),
+                                        ("mlp", "hidden", "hidden units", ["128", "256", "512"]),
                                         ("attention", "heads", "heads", ["1", "2", "4"]),
                                         ("linear", "context", "characters", ["32", "64", "128"])):
         # Each step, and both at once.
@@ -315,7 +318,8 @@ def write_report(out, rows, points, published, epochs, expected):
         drawing = line_chart(cost_lines(rows, points, part), "FLOPs of the whole training",
                              "test loss (nats)", log_x=True)
         write_whole(out / "nll_by_flops.svg", drawing)
-        caption = ("A horizontal line is one model, its dots are three counts of one training. "
+        caption = ("A horizontal line is one model, its dots are three counts of one training; "
+                   "a falling line is a flat model trained on. "
                    "Which model is the cheaper one depends on the count.")
         note = ("FLOPs of the whole training: by the published formula; by the matrix products "
                 "that the published code executes; by those that the last position needs.")

@@ -2,7 +2,7 @@
 
 The part of studies/ladder.py that nobody needs to read the first time. Each model and seed that is
 trained is a row of a table; the same command goes on with what is missing, from the last finished
-epoch of what was under way, and the rows are to the last bit those of runs never interrupted.
+epoch of what was under way, and the losses are to the last bit those of runs never interrupted.
 """
 import support.program  # first: from here on Ctrl-C prints no traceback
 
@@ -46,7 +46,7 @@ class Job:
         return cells | {"also_at": " ".join(str(n) for n in self.rung.also_at)}
 
 def code_identity():
-    """16 letters for the code between the two KEEP lines; comments and docstrings do not count."""
+    """16 hex digits of the code between the KEEP lines; comments and docstrings do not count."""
     source = Path(ladder.__file__).read_text(encoding="utf-8").split("# KEEP:")[1]
     lines = source.partition("\n")[2].split("\n")
     for node in ast.walk(ast.parse("\n".join(lines))):
