@@ -191,8 +191,8 @@ class Claim:
                 agree = (test.difference < 0) == (self.published < 0)
                 said += ", as published" if agree else ", against what was published"
         # Each published loss comes from one seed. Single runs of two models that are equally good
-        # differ, in 95 of 100 cases, by up to 1.96 standard deviations of such a difference.
-        chance = 1.96 * math.hypot(sd(self.first), sd(self.second))
+        # differ, in 95 of 100 cases, by up to t standard deviations of such a difference.
+        chance = scipy_stats.t.isf(0.025, test.df) * math.hypot(sd(self.first), sd(self.second))
         if abs(self.published) < chance:
             said += f"; the published difference is smaller than what seeds make (±{chance:.3f})"
         return said

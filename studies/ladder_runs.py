@@ -262,7 +262,7 @@ def settings():
                         "wikitext-2/; without it they are downloaded")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="folder for rows, "
                         "tables and figures; runs/ladder")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; as many "
+    parser.add_argument("--workers", type=int, default=support.program.cores(), help="as many "
                         "as cores")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     args = parser.parse_args()
