@@ -20,6 +20,7 @@ import numpy as np
 from support.files import InputError, need, sweep, write_csv, write_whole
 from support.program import cores
 from support.progress import Bars, can_draw
+from support.runs import why_left_out
 from support.workers import can_spawn, end_all, hear, start
 from train import (Text, WriteConfig, config_from, differences, is_of, load_model, open_run,
                    print_row, read_checkpoint, read_config, run_sha256, settings_and_code,
@@ -156,11 +157,6 @@ def read_complete(config, seed, out):
         return saved
     return None
 
-def why_left_out(seed, out):
-    """Why a seed came to an end that it would come to again (left_out.txt), or None."""
-    path = out / f"seed_{seed}" / "left_out.txt"
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
-
 def train_all(config, out, seeds, n_workers, show):
     """Train the seeds that are not complete, n_workers at once. Returns {seed: what went wrong}.
 
@@ -237,7 +233,9 @@ def worker(pipe, config, seed, out):
     except (FloatingPointError, InputError, OSError) as error:
         pipe.send(str(error))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+        # (torch's words for it, on Linux and on Windows.)
+        lacks = any(words in str(error) for words in ("allocate memory", "not enough memory"))
+        if not isinstance(error, MemoryError) and not lacks:
             raise  # an error in the code
         pipe.send("there is too little memory; try fewer --workers, or a smaller model")
 

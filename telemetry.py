@@ -40,7 +40,7 @@ from support.files import (InputError, need, printable, read_json, read_records,
                            write_whole)
 from support.page import (answer_box, columns, details, figure, listing, number, p_text, paragraphs,
                           quote, subsection, table, write_page)
-from support.runs import Metrics, left_out, read_config, read_metrics, read_window_losses
+from support.runs import Metrics, left_out, read_metrics, read_settings, read_window_losses
 
 # ---------------------------------------------------------------- the measures
 def derive(val_loss, volatility_window=5, spike_factor=2.0, spike_floor=0.01,
@@ -178,7 +178,7 @@ def read_run(folder, **rules):
     """The Run of a folder, complete or still going on; `rules` are options of `derive`.
     InputError says what is missing or damaged."""
     folder = Path(folder)
-    run = run_of(read_metrics(folder), folder, read_config(folder), rules)
+    run = run_of(read_metrics(folder), folder, read_settings(folder), rules)
     run.window_losses = read_window_losses(folder, run.seeds, run.intervals, run.loss)
     return run
 

@@ -8,8 +8,8 @@ asked there, "ok" or "NOT", and after NOT what was expected, what came, and for 
 
 Three rules keep a judge honest. Its cases are drawn afresh at every call, small and large, high and
 low: numbers that fit one draw fit no other. It compares with something slower that nobody would
-hand in (all choices of signs, a model written out in float64), never the new with itself. And
-what the text says is tried, what the text leaves open is not.
+hand in (all choices of signs, a model written out in float64), and never the new with itself but where a task asks that two
+ways agree (19). And what the text says is tried, what the text leaves open is not.
 """
 if __name__ == "__main__":  # so that `python course/judge.py` finds the chapters too
     import os, sys

@@ -16,7 +16,7 @@ is a window of 128 characters and the one after it, and the loss is that one's a
 transformer computes 128 vectors and uses one, while an MLP uses all that it computes. Keep an eye
 on that: it decides who is ahead.
 
-Printed: a line for each finished epoch, then the tables that are also in runs/ladder/report.html.
+Printed: a line for each finished epoch, then the tables, which report.html in runs/ has too.
 Read on in ladder_report.py (what the rows show); ladder_runs.py is what makes the runs survive.
 """
 if __name__ == "__main__":  # so that `python studies/ladder.py` finds the chapters too
@@ -46,7 +46,7 @@ PUBLISHED_EPOCHS = HERE / "data" / "published_ladder_epochs.csv"
 @dataclass(frozen=True)
 class Rung:
     part: str  # baseline, sweep, positions, words; beyond: not in the published study; small
-    model: str  # linear, mlp, attention, transformer, pre-norm transformer, transformer on ptb
+    model: str  # linear, mlp, attention, transformer, pre-norm transformer, transformer on ...
     text: str = "tinyshakespeare"  # or ptb, wikitext-2, stories
     context: int = 128  # tokens in a window, before the one to predict
     hidden: int = 0  # width of an mlp's two layers or of a block's ReLU layer; 0: there is none
@@ -71,7 +71,7 @@ class Rung:
         return self.measured_at()[-1]
 
 # ---------------------------------------------------------------- 2. The models
-# KEEP: from this line to the next "KEEP:" stands what decides a row, beside rung, text and seed.
+# KEEP: from this line to "up to here" stands what decides a row, beside rung, text and seed.
 # A change of anything but comments there makes another study, whose rows do not mix with these.
 
 N_EMBD = 128  # numbers that stand for one token
@@ -282,7 +282,7 @@ def train(rung, seed, text, state=None, save=lambda state: None, tick=lambda n: 
     """Train one rung with one seed; a list of points, one for each time it was measured.
 
     A point is a dict: windows so far, train_nll since the point before, valid_nll, test_nll of the
-    best weights so far by validation. state: what `save` was given, to go on from there; the
+    best weights so far by validation (nan: not tested yet). state: what `save` was given, to go on from there; the
     result is the same to the last bit. tick(n): n more windows are trained; 0: testing.
     """
     torch.manual_seed(seed)

@@ -191,7 +191,8 @@ class Claim:
                 agree = (test.difference < 0) == (self.published < 0)
                 said += ", as published" if agree else ", against what was published"
         # Each published loss comes from one seed. Single runs of two models that are equally good
-        # differ, in 95 of 100 cases, by up to t standard deviations of such a difference.
+        # differ, in 95 of 100 cases, by up to 1.96 standard deviations of such a difference, or t
+        # of them, which is more, where few seeds tell what a standard deviation is.
         chance = scipy_stats.t.isf(0.025, test.df) * math.hypot(sd(self.first), sd(self.second))
         if abs(self.published) < chance:
             said += f"; the published difference is smaller than what seeds make (±{chance:.3f})"
@@ -234,10 +235,11 @@ def cost_claims(rows, points, published):
                                 losses(select(rows, **attention)), loss))
     # Last, with a loss at every position, as transformers usually have it, at one cost.
     every = every_position(rows)
-    for model in TRAINED_ON:
-        first, second = [losses(best_batch(every.get(name, {}))) for name in ("attention", model)]
-        claims.append(Claim(f"attention - {model}, a loss at every position, 1e13 FLOPs each",
-                            first, second))
+    for first, second in (("attention", "mlp"), ("attention", "linear"),
+                          ("transformer", "attention")):
+        claims.append(Claim(f"{first} - {second}, a loss at every position, 1e13 FLOPs each",
+                            losses(best_batch(every.get(first, {}))),
+                            losses(best_batch(every.get(second, {})))))
     return claims
 
 def at_budgets(curve):
@@ -345,7 +347,7 @@ def add_tables(out, rows, points, published, sections):
              "the named count is equal; the test loss of the best validation loss so far."),
             ("every_position", "With a loss at every position", every_table(rows),
              "1e13 executed FLOPs each. A transformer gets 128 predictions of a window for the "
-             "price of one, a flat model pays for each. Tested as before, by the last one.")):
+             "price of one, a flat model pays for each. Test loss: of the token after the window.")):
         if table:
             write_csv(out / f"{name}.csv", header, table)
             sections[heading] = page.table(header, table, note)

@@ -47,8 +47,9 @@ class Job:
 
 def code_identity():
     """16 hex digits of the code between the KEEP lines; comments and docstrings do not count."""
-    source = Path(ladder.__file__).read_text(encoding="utf-8").split("# KEEP:")[1]
-    lines = source.partition("\n")[2].split("\n")
+    source = Path(ladder.__file__).read_text(encoding="utf-8")
+    inside = source.split("# KEEP: from this line")[1].split("# KEEP: up to here")[0]
+    lines = inside.partition("\n")[2].split("\n")
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
             for row in range(node.body[0].lineno, node.body[0].end_lineno + 1):
@@ -73,9 +74,9 @@ class Rows:
 
     def missing(self, jobs, texts):
         """The jobs without a row. InputError if there are rows of another text or other code."""
-        found = {record["row"]: record for record in self.rows}
+        found, code = {record["row"]: record for record in self.rows}, code_identity()
         for record in self.rows:
-            need(record["code"] == code_identity(), f"{self.path} was made by other code (models, "
+            need(record["code"] == code, f"{self.path} was made by other code (models, "
                  f"protocol or loop of studies/ladder.py); {ANEW}")
             text = texts.get(record["text"])
             need(text is None or text.sha256 == record["text_sha256"],
@@ -161,6 +162,8 @@ def run_job(job, text, checkpoint, pipe):
             pipe.send(("windows", windows))
 
     def save(state):
+        need(math.isfinite(state["points"][-1]["valid_nll"]),
+             f"the validation loss of {job.row()} is no number; nothing of it is kept")
         # A checkpoint is whole or absent: a kill while it is written leaves the one before.
         content = io.BytesIO()
         more = {"identity": identity, "seconds": time.perf_counter() - begin}
@@ -219,6 +222,9 @@ def run_jobs(jobs, texts, rows, workers):
             # Sleep until one of them has something to tell.
             for pipe, news in hear(running):
                 job, process = running[pipe]
+                if news is None:
+                    process.join()
+                    need(process.exitcode != 1, f"{job.row()} stopped with the error above")
                 if take(news, job, texts, rows, progress):
                     process.join()
                     del running[pipe]
@@ -260,12 +266,15 @@ def settings():
                         "505; the others the first three of them")
     parser.add_argument("--text", type=Path, help="folder with tinyshakespeare.txt, ptb/ and "
                         "wikitext-2/; without it they are downloaded")
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="folder for rows, "
-                        "tables and figures; runs/ladder")
+    parser.add_argument("--out", type=Path, help="folder for rows, tables and figures; "
+                        "runs/ladder, or runs/ladder_small")
     parser.add_argument("--workers", type=int, default=support.program.cores(), help="as many "
                         "as cores")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     args = parser.parse_args()
+    # (Apart, since both versions draw figures of one name.)
+    published = args.part or args.report_only
+    args.out = args.out or Path("runs/ladder" if published else "runs/ladder_small")
     for name in ("part", "seeds"):
         given = getattr(args, name) or []
         need(len(set(given)) == len(given), f"--{name}: one is given twice; name each once")
@@ -302,7 +311,7 @@ def main():
         # What is there decides what is complete: the small version, or all published parts.
         need(rows.rows, f"{args.out} has no rows yet; leave out --report_only to make some")
         small = ladder_report.select(rows.rows, part="small") == rows.rows
-        parts = ["small"] if small else PARTS
+        parts = args.part or (["small"] if small else PARTS)
     else:
         train_missing(parts, args, rows)
     expected = {part: len(jobs_of(part, args.seeds)) for part in parts}

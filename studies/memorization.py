@@ -2,8 +2,8 @@
 
 A model whose validation loss rises while its training loss falls learns its text instead of its
 language. Does it recite? Of each story that it writes, count the pieces of 16 tokens in a row, and
-how many of them stand word for word in the training text. Validation stories, written by nobody who
-knew the training text, tell how much of that is chance: the base rate.
+how many of them stand word for word in the training text. Validation stories, none of which is in
+the training text, tell what is common to all such stories: the base rate.
 
     python -m studies.memorization runs/classroom --stories 200   writes and counts (a minute)
     python -m studies.memorization runs/classroom                 the tests of the last count again
@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 
-from support.files import InputError, need, read_json, read_records, write_csv, write_whole
+from support.files import InputError, need, read_records, write_csv, write_whole
 from support.figures import Line, line_chart
 from support.page import number, p_text
+from support.runs import read_settings
 from tokenizer import END_ID
 
 PIECE = 16  # tokens: a phrase of so many is hardly ever met twice by chance
@@ -136,7 +137,7 @@ def comparison(name_a, a, name_b, b):
     less, more = interval(superiority, a, b)
     # By ranks, since shares are anything but normal: most are 0, some are 1.
     p = scipy.stats.mannwhitneyu(a, b).pvalue
-    return (f"{name_a} less {name_b}: {mean_difference(a, b):+.1%} of the pieces (95 %: {low:+.1%} "
+    return (f"{name_a} less {name_b}: {mean_difference(a, b):+.1%} of a story's pieces (95 %: {low:+.1%} "
             f"to {high:+.1%}). A story of the first has the larger share with probability "
             f"{number(superiority(a, b))} ({number(less)} to {number(more)}), {p_text(p)} "
             "(Mann-Whitney over stories).")
@@ -152,7 +153,9 @@ def main():
     table, drawing = args.folder / "memorization.csv", args.folder / "memorization.svg"
     if args.stories is not None:
         need(2 <= args.stories <= 10**5, "--stories must lie between 2 and 100000")
-        config = read_json(args.folder / "config.json")
+        config = read_settings(args.folder)
+        need(config.get("seeds") and "block_size" in config,
+             f"{args.folder} is no run: it has no config.json with seeds and a block_size")
         seed = config["seeds"][0] if args.seed is None else args.seed
         write_counts(args.folder, seed, args.stories, config["block_size"])
     need(args.stories or args.seed is None, "--seed goes with --stories")

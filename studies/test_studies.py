@@ -3,10 +3,8 @@
 Planted effects are found, absent ones are not, and published numbers come out again.
 """
 
-import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest.mock import Mock, patch
 
 import numpy as np

@@ -141,11 +141,12 @@ def read_records(path):
 
 def read_json(path):
     """What a JSON file holds. InputError if it cannot be read."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except RecursionError:
         raise InputError(f"{path} is damaged: too deep") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or a number of thousands of digits
         raise InputError(f"{path} is damaged: {error}") from None
 
 def read_documents(path, limit=None):

@@ -16,7 +16,8 @@ def number(x, digits=3):
         return "–"
     if x == 0 or math.isinf(x):
         return f"{x:g}"
-    power = math.floor(math.log10(abs(x)))
+    # Rounded first: 9.999 is 10.0 and not 10.00.
+    power = math.floor(math.log10(abs(float(f"{x:.{digits - 1}e}"))))
     if -4 <= power < 9:
         return f"{x:,.{max(digits - 1 - power, 0)}f}"
     raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -26,8 +26,11 @@ def report_dropped(what):
     os._exit(130)  # (nothing is lost: files are whole or absent)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-# (Of our own programs alone: a stranger's program that imports a chapter keeps its own.)
-IS_OURS = os.path.realpath(sys.argv[0] or ".").startswith(ROOT + os.sep)
+# Of our own programs alone: a stranger's that imports a chapter keeps its own hooks, and so does
+# what is installed in a .venv inside the project (Jupyter's kernel, say, must outlive a Ctrl-C).
+PROGRAM = os.path.realpath(sys.argv[0] or ".")
+INSTALLED = PROGRAM.startswith(os.path.realpath(sys.prefix) + os.sep)
+IS_OURS = PROGRAM.startswith(ROOT + os.sep) and not INSTALLED
 sys.excepthook = report_uncaught if IS_OURS else sys.excepthook
 sys.unraisablehook = report_dropped if IS_OURS else sys.unraisablehook
 

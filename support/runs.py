@@ -59,21 +59,24 @@ def read_window_losses(folder, seeds, intervals, loss):
     need(right, f"val_windows.npy in {folder} are damaged, or not of this metrics.csv")
     return losses
 
-def read_config(folder):
-    """The settings of config.json, {} if there is none. Unknown settings are ignored."""
+def read_settings(folder):
+    """The settings of a folder's config.json, {} if there is none."""
     path = folder / "config.json"
     config = read_json(path) if path.exists() else {}
     need(isinstance(config, dict) and isinstance(config.get("seeds", []), list),
          f"{path} is damaged: it holds no settings")
     return config
 
+def why_left_out(seed, folder):
+    """Why a seed came to an end that it would come to again (left_out.txt), or None."""
+    path = folder / f"seed_{seed}" / "left_out.txt"
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+
 def left_out(folder, config, seeds):
     """A sentence about each seed that config.json asks for and that is not among `seeds`."""
     notes = []
     for seed in config.get("seeds", []):
-        path, why = folder / f"seed_{seed}" / "left_out.txt", "it is not complete"
-        if path.is_file():
-            why = path.read_text(encoding="utf-8", errors="replace").strip()
         if seed not in seeds:
+            why = why_left_out(seed, folder) or "it is not complete"
             notes.append(f"Seed {seed} is left out: {why}")
     return notes

@@ -134,6 +134,9 @@ def test_support_ctrl_c_is_never_a_traceback():
     stranger = subprocess.run([sys.executable, "-c", hooks], cwd=folder(), capture_output=True,
                               env={**os.environ, "PYTHONPATH": str(HERE)})
     assert stranger.stdout.strip() == b"True", stranger
+    venv = "import sys\nsys.prefix = '.venv'\nsys.argv[0] = '.venv/bin/jupyter'\n"
+    installed = subprocess.run([sys.executable, "-c", venv + hooks], cwd=HERE, capture_output=True)
+    assert installed.stdout.strip() == b"True", installed
 
 def test_support_figures_are_whole_and_point_the_right_way():
     """Every figure is well-formed XML, also of missing values, flat lines and 40 grey ones; what

@@ -1,8 +1,6 @@
 """Work in processes of its own: started afresh, heard through a pipe, never left behind.
 
-    this process   start(function, job)  ->  function(pipe, job), in another process
-                   <- its news through the pipe, again and again
-                   <- the end of the pipe, when it has ended, for whatever reason
+What goes to and fro is drawn in run_all.py, "one process a seed".
 """
 import contextlib, multiprocessing, os, signal, sys, threading
 from multiprocessing.connection import wait
@@ -14,8 +12,10 @@ def start(function, *given):
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=live, args=(function, sender, *given), daemon=True)
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
-    process.start()
-    signal.signal(signal.SIGINT, handler)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     sender.close()  # our copy: while that is open, a dead worker's pipe has no end
     return receiver, process
 
