@@ -1297,6 +1297,21 @@ def test_run_all_gives_up_what_dies_again_and_again():
         assert "fewer than 2 --workers" in problems[seed] and "memory" in problems[seed], problems
     assert "try a smaller model" in run_all.killed_often(Mock(exitcode=-9), 1)
 
+def test_run_all_knows_too_little_memory():
+    """What torch says on Linux and on Windows is one sentence; another error of torch is none."""
+    at, pipe = folder(), Mock()
+    train.open_run(SHORT, at)
+    for words in ("you tried to allocate 9 bytes. can't allocate memory", "not enough memory: you"):
+        with patch.object(run_all, "train_seed", side_effect=RuntimeError(words)):
+            run_all.worker(pipe, SHORT, 101, at)
+        assert "too little memory" in pipe.send.call_args[0][0]
+    with patch.object(run_all, "train_seed", side_effect=RuntimeError("shapes of memory")):
+        try:
+            run_all.worker(pipe, SHORT, 101, at)
+        except RuntimeError:
+            return
+    raise AssertionError("an error in the code was taken for a lack of memory")
+
 def test_run_all_divides_the_seeds_among_ranks():
     """Two processes with torchrun's RANK and WORLD_SIZE share the seeds; the first one alone
     reports, once all are done, and the bits are those of one process. Ranks cannot --restart."""

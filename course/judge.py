@@ -4,12 +4,12 @@
     python -m course.judge 5 9 0.12 8 0.34   with the answers to its questions, where none can ask
 
 What to do stands in the chapters, at `# EXERCISE N:`. A judge prints a line for each thing that is
-asked there, "ok" or "NOT", and after NOT what was expected, what came, and for which input.
+asked there, "ok" or "NOT", and after NOT mostly what was expected, what came, for which input.
 
 Three rules keep a judge honest. Its cases are drawn afresh at every call, small and large, high and
 low: numbers that fit one draw fit no other. It compares with something slower that nobody would
-hand in (all choices of signs, a model written out in float64), and never the new with itself but where a task asks that two
-ways agree (19). And what the text says is tried, what the text leaves open is not.
+hand in (all choices of signs, a model written out in float64), and with the student's own only
+where the task is that two ways agree (19). What the text says is tried, what it leaves open is not.
 """
 if __name__ == "__main__":  # so that `python course/judge.py` finds the chapters too
     import os, sys

@@ -282,8 +282,9 @@ def train(rung, seed, text, state=None, save=lambda state: None, tick=lambda n: 
     """Train one rung with one seed; a list of points, one for each time it was measured.
 
     A point is a dict: windows so far, train_nll since the point before, valid_nll, test_nll of the
-    best weights so far by validation (nan: not tested yet). state: what `save` was given, to go on from there; the
-    result is the same to the last bit. tick(n): n more windows are trained; 0: testing.
+    best weights so far by validation (nan: not tested yet). state: what `save` was given, to go on
+    from there; the result is the same to the last bit. tick(n): n more windows are trained; 0:
+    testing.
     """
     torch.manual_seed(seed)
     model = build(rung, text.vocab_size)

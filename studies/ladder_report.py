@@ -347,7 +347,7 @@ def add_tables(out, rows, points, published, sections):
              "the named count is equal; the test loss of the best validation loss so far."),
             ("every_position", "With a loss at every position", every_table(rows),
              "1e13 executed FLOPs each. A transformer gets 128 predictions of a window for the "
-             "price of one, a flat model pays for each. Test loss: of the token after the window.")):
+             "price of one, a flat model pays for each. Tested on the token after a window.")):
         if table:
             write_csv(out / f"{name}.csv", header, table)
             sections[heading] = page.table(header, table, note)

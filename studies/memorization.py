@@ -137,9 +137,9 @@ def comparison(name_a, a, name_b, b):
     less, more = interval(superiority, a, b)
     # By ranks, since shares are anything but normal: most are 0, some are 1.
     p = scipy.stats.mannwhitneyu(a, b).pvalue
-    return (f"{name_a} less {name_b}: {mean_difference(a, b):+.1%} of a story's pieces (95 %: {low:+.1%} "
-            f"to {high:+.1%}). A story of the first has the larger share with probability "
-            f"{number(superiority(a, b))} ({number(less)} to {number(more)}), {p_text(p)} "
+    return (f"{name_a} less {name_b}: {mean_difference(a, b):+.1%} of a story's pieces (95 %: "
+            f"{low:+.1%} to {high:+.1%}). A story of the first has the larger share with "
+            f"probability {number(superiority(a, b))} ({number(less)} to {number(more)}), {p_text(p)} "
             "(Mann-Whitney over stories).")
 
 # ---------------------------------------------------------------- the command line

@@ -302,13 +302,21 @@ def test_studies_ladder_failing_worker():
         refused(lambda: ladder_runs.take(news, job, {}, rows, None), words)
         assert not rows.path.exists()
     refused(lambda: ladder_runs.take(None, job, {}, rows, None), "ended without a result")
+    with patch.object(ladder, "evaluate", return_value=math.nan):
+        ladder_runs.work_on(pipe, TINY[0], some_text(), folder() / "a.pt")
+    assert "is no number" in pipe.send.call_args[0][0][1], pipe.send.call_args
+    # A process that ends with 1 met an error in the code, a student's edit perhaps.
+    with patch.object(ladder_runs, "start", lambda *given: (0, Mock(exitcode=1))), patch.object(
+            ladder_runs, "hear", lambda running: [(0, None)]):
+        refused(lambda: ladder_runs.run_jobs([job], {job.rung.text: some_text()}, rows, 1),
+                "with the error above")
 
 def test_studies_ladder_identity():
     """Code between the KEEP lines makes other rows; comments, docstrings and the rest do not."""
     source, ours = Path(ladder.__file__).read_text(encoding="utf-8"), ladder_runs.code_identity()
     for old, new, changes in (("DROPOUT = 0.1", "DROPOUT = 0.2", True),
                               ("F.relu(layer(x))", "F.gelu(layer(x))", True),
-                              ("model.train()", "model.train()  # once more", False),
+                              ("model.train()", "model.train()  # KEEP: once more", False),
                               ("Rotary positions: turn", "Rotary: turn", False),
                               ("SEEDS = [101", "SEEDS = [100", False),
                               ("import hashlib", "import gc, hashlib", False)):
@@ -401,6 +409,7 @@ def test_studies_ladder_half_finished():
         text, status = ladder_main("--report_only", "--out", out)
         assert status == 0 and "Not complete: baseline" in text, text
         assert "small version" not in text, text
+    assert "Not complete" not in ladder_main("--report_only", "--part", "sweep", "--out", out)[0]
 
 def test_studies_ladder_small_version():
     """Without a part: four models, three seeds, embedded stories; it says what it left out."""

@@ -148,10 +148,11 @@ def test_studies_recitals_are_compared_story_by_story():
 def test_studies_users_mistakes_are_one_sentence():
     """What cannot be asked of a study: status 2, one line that says why, and nothing is written."""
     empty, classroom = folder(), HERE / "results" / "classroom"
-    damaged, thin = folder(), folder()
+    damaged, thin, nothing = folder(), folder(), folder()
     (damaged / "text.npz").write_bytes(b"damaged")
     shutil.copy(classroom / "config.json", damaged)
     (damaged / "memorization.csv").write_text("source,pieces,verbatim\nbest,3,4\n", "utf-8")
+    (nothing / "config.json").write_text("{}", encoding="utf-8")
     (thin / "config.json").write_text('{"block_size": 16, "seeds": [7]}', encoding="utf-8")
     (thin / "memorization.csv").write_text("source,pieces,verbatim\na,1,1\nb,1,1\nc,1,1\n")
     for name, words, expected in (
@@ -168,6 +169,7 @@ def test_studies_users_mistakes_are_one_sentence():
             ("memorization", [damaged, "--stories", 2], "text.npz is missing or damaged"),
             ("memorization", [damaged], "memorization.csv is damaged"),
             ("memorization", [thin, "--stories", 2], "too short"),
+            ("memorization", [nothing, "--stories", 2], "no config.json with seeds"),
             ("memorization", [thin], "needs two stories"),
             ("speed", ["--rounds", 0], "must be positive"), ("speed", ["--round", 1], "--round"),
             ("speed", ["--against", empty], "holds no train.py")):
