@@ -139,8 +139,8 @@ def comparison(name_a, a, name_b, b):
     p = scipy.stats.mannwhitneyu(a, b).pvalue
     return (f"{name_a} less {name_b}: {mean_difference(a, b):+.1%} of a story's pieces (95 %: "
             f"{low:+.1%} to {high:+.1%}). A story of the first has the larger share with "
-            f"probability {number(superiority(a, b))} ({number(less)} to {number(more)}), {p_text(p)} "
-            "(Mann-Whitney over stories).")
+            f"probability {number(superiority(a, b))} ({number(less)} to {number(more)}), "
+            f"{p_text(p)} (Mann-Whitney over stories).")
 
 # ---------------------------------------------------------------- the command line
 
